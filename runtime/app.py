@@ -1,0 +1,330 @@
+"""`App`: a named group of functions, jobs and their triggers, declared by decorators.
+
+Imports the floor, `jobs` and `binding`; `node` only when `app.node()` is called. Decorators return the function unchanged, so that
+calling it in a unit test just calls it.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import msgspec
+
+from headrace.runtime.binding import Entry, Signature
+from headrace.runtime.errors import HeadraceError, InvalidFunction
+from headrace.runtime.model.policy import RetryPolicy
+from headrace.runtime.model.size import read_size
+from headrace.runtime.model.spec import (
+    DEFAULT_MAX_AGE_S,
+    DEFAULT_MEMORY_BYTES,
+    DEFAULT_TIMEOUT_S,
+    FunctionSpec,
+    JobSpec,
+    TriggerSpec,
+)
+from headrace.runtime.trigger import Trigger
+
+if TYPE_CHECKING:
+    from headrace.runtime.jobs.split import Split
+    from headrace.runtime.node import EmbeddedNode
+
+F = TypeVar("F", bound=Callable[..., Any])
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
+
+
+class Declared:
+    """One function or job as it was declared."""
+
+    def __init__(self, spec: FunctionSpec, signature: Signature, entry: Entry) -> None:
+        self.spec = spec
+        self.signature = signature
+        self.entry = entry
+
+
+class App:
+    """A named group of functions. A function's full name is `APP.NAME`.
+
+    Args:
+        name: letters, digits, `-` and `_`, beginning with a letter.
+        start: `fork` or `spawn` to say how workers begin; None lets Headrace decide by what the code imports.
+
+    Raises: InvalidFunction for another name.
+    """
+
+    def __init__(self, name: str, *, start: str | None = None) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidFunction(
+                f"App({name!r})", "is not a valid name", "Use letters, digits, - and _, beginning with a letter."
+            )
+        if start not in (None, "fork", "spawn"):
+            raise InvalidFunction(f"App({name!r})", f"start is {start!r}", 'Use "fork", "spawn" or None.')
+        self.name = name
+        self.start = start
+        self.declared: dict[str, Declared] = {}
+        self._pending: dict[int, tuple[Callable[..., Any], list[Trigger]]] = {}
+
+    def __repr__(self) -> str:
+        return f"App({self.name!r}, {len(self.declared)} functions)"
+
+    def on(self, trigger: Trigger) -> Callable[[F], F]:
+        """Invoke the function when the trigger's source has an event. Written above `@app.function` or `@app.job`.
+
+        Raises: InvalidFunction when `trigger` is none, or when the function was not declared below it.
+        """
+        if not hasattr(trigger, "kind") or not hasattr(trigger, "fields"):
+            raise InvalidFunction(f"{self.name}.on({trigger!r})", "is not a trigger", "Use Upload(…), Schedule(…) or Http(…).")
+
+        def attach(function: F) -> F:
+            for name, declared in self.declared.items():
+                if declared.signature.function is function:
+                    added = TriggerSpec(kind=trigger.kind, fields=trigger.fields())
+                    if trigger.kind == "http":
+                        _check_path(declared, trigger)
+                    spec = msgspec.structs.replace(declared.spec, triggers=(added, *declared.spec.triggers))
+                    self.declared[name] = Declared(spec, declared.signature, declared.entry)
+                    return function
+            raise InvalidFunction(
+                f"{self.name}.{getattr(function, '__name__', function)}", "has a trigger but is no function of this app",
+                "Write @app.function or @app.job below @app.on(…).",
+            )  # fmt: skip
+
+        return attach
+
+    @overload
+    def function(self, function: F, /) -> F: ...
+
+    @overload
+    def function(
+        self,
+        *,
+        name: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        memory: int | str = DEFAULT_MEMORY_BYTES,
+        retries: int | RetryPolicy = 2,
+        max_age: float = DEFAULT_MAX_AGE_S,
+        reserved_concurrency: int | None = None,
+        weight: int = 1,
+        priority: int = 0,
+        on_failure: str | None = None,
+        on_success: str | None = None,
+    ) -> Callable[[F], F]: ...
+
+    def function(self, function: Any = None, /, *, name: str | None = None, **settings: Any) -> Any:
+        """Register a function.
+
+        Args:
+            name: default the function's own.
+            timeout: seconds one attempt may take, above 0.
+            memory: bytes above the worker's own size, or a text such as "128 MiB", over the whole process tree.
+            retries: attempts after the first, 0 and up, or a RetryPolicy.
+            max_age: seconds after which an event that has not succeeded is dead (`expired`).
+            reserved_concurrency: the most attempts at once; 0 stops the function. None: no limit.
+            weight: its share of the workers beside other functions, 1 to 1,000.
+            priority: higher runs first, -100 to 100.
+            on_failure: the function that gets the events whose last attempt failed.
+            on_success: the function that gets the results.
+
+        Raises: InvalidFunction for a wrong setting, a name that is taken, or a signature that an event cannot fill.
+        """
+
+        def register(target: F) -> F:
+            full = self._name(target, name)
+            signature = Signature(target, name=full)
+            self._add(full, target, signature, signature.entry(), settings, None)
+            return target
+
+        return register if function is None else register(function)
+
+    def job(
+        self,
+        *,
+        split: "Split",
+        reduce: Callable[..., Any] | None = None,
+        finish: Callable[..., Any] | None = None,
+        initial: Any = None,
+        output: str | None = None,
+        max_concurrency: int | None = None,
+        tolerated_failures: int | float = 0,
+        name: str | None = None,
+        **settings: Any,
+    ) -> Callable[[F], F]:
+        """Register a job: the decorated function maps one chunk, and the results are aggregated.
+
+        Args:
+            split: how the input is cut: Csv(…), JsonLines(…), Lines(…) or Items(…).
+            reduce: an associative function of two results, or `all_results` for a function of all of them; None keeps them apart.
+            finish: a last step over the aggregated result; takes (result) or (result, context).
+            initial: the result when there are no chunks. JSON.
+            output: `BUCKET` or `BUCKET/PREFIX`, where the results are written; None keeps them in the store.
+            max_concurrency: the most chunks at once.
+            tolerated_failures: a count of chunks, or a fraction of them below 1.
+            settings: as for `function`.
+
+        Raises: InvalidFunction as `function` does.
+        """
+
+        def register(target: F) -> F:
+            from headrace.runtime.jobs.runner import job_entry
+
+            full = self._name(target, name)
+            if not hasattr(split, "to_dict"):
+                raise InvalidFunction(full, f"split is {split!r}", "Use Csv(…), JsonLines(…), Lines(…) or Items(…).")
+            if reduce is not None and not callable(reduce):
+                raise InvalidFunction(full, f"reduce is {reduce!r}", "Give a function of two results.")
+            try:
+                msgspec.json.encode(initial)
+            except (TypeError, msgspec.MsgspecError):
+                raise InvalidFunction(
+                    full, f"initial is a {type(initial).__name__}, which JSON cannot hold", "Use JSON types."
+                ) from None
+            if max_concurrency is not None and max_concurrency < 1:
+                raise InvalidFunction(full, f"max_concurrency is {max_concurrency}", "It must be at least 1.")
+            if tolerated_failures < 0:
+                raise InvalidFunction(full, f"tolerated_failures is {tolerated_failures}", "It cannot be negative.")
+            signature = Signature(target, name=full, first_is_chunk=True)
+            entry, kind = job_entry(
+                full, target, split=split, reduce=reduce, finish=finish, initial=initial,
+                wants_context="context" in signature.names,
+            )  # fmt: skip
+            spec = JobSpec(
+                split=split.to_dict(), reduce=kind, finish=finish is not None, output=output,
+                max_concurrency=max_concurrency, tolerated_failures=tolerated_failures,
+            )  # fmt: skip
+            self._add(full, target, signature, entry, settings, spec)
+            return target
+
+        return register
+
+    def entries(self) -> Mapping[str, Entry]:
+        """What runs an event, by full name."""
+        return {name: declared.entry for name, declared in self.declared.items()}
+
+    def node(self, *, data: str | Path = "./data", workers: int | None = None, **settings: Any) -> "EmbeddedNode":
+        """A whole node in this process, in an event-loop thread of its own: `with app.node() as client: …`.
+
+        Args:
+            data: the folder of the node's state; made when missing.
+            workers: worker processes; default the number of cores.
+            settings: any setting of `headrace.toml`.
+
+        The functions travel to the workers by cloudpickle, so that those of `__main__` need no `if __name__` guard.
+        Raises (on entry): DataInUse, DataTooNew, DataDamaged, InvalidSettings, LoadFailed.
+        """
+        from headrace.runtime.node import EmbeddedNode
+
+        return EmbeddedNode.of_app(self, data=data, workers=workers, **settings)
+
+    def _name(self, function: Any, name: str | None) -> str:
+        if not callable(function) or isinstance(function, type):
+            raise InvalidFunction(f"{self.name}.function", f"{function!r} is not a function", "Decorate a function.")
+        own = name or getattr(function, "__name__", "")
+        full = f"{self.name}.{own}"
+        if not _NAME.fullmatch(own):
+            raise InvalidFunction(full, "is not a valid name", 'Give one: @app.function(name="…").')
+        if full in self.declared:
+            other = self.declared[full].spec
+            raise InvalidFunction(
+                full, f"the name is taken by {other.file}:{other.line}", 'Rename one, or give it a name: name="…".'
+            )
+        return full
+
+    def _add(
+        self, full: str, function: Any, signature: Signature, entry: Entry, settings: dict[str, Any], job: JobSpec | None
+    ) -> None:
+        signature.prepare()
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        spec = FunctionSpec(
+            name=full,
+            module=getattr(function, "__module__", ""),
+            file=code.co_filename if code else "",
+            line=code.co_firstlineno if code else 0,
+            doc=inspect.getdoc(function) or "",
+            typed=signature.typed,
+            parameters=signature.describe(),
+            output_schema=signature.returns_schema() if job is None and signature.returns is not None else None,
+            job=job,
+            **_settings(full, settings),
+        )
+        self.declared[full] = Declared(spec, signature, entry)
+
+
+def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The checked form of a function's settings."""
+    out: dict[str, Any] = {}
+
+    def number(name: str, low: float, high: float, *, whole: bool = False) -> float:
+        value = given[name]
+        fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not fits or not low <= value <= high:
+            kind = "a whole number" if whole else "a number"
+            raise InvalidFunction(function, f"{name} is {value!r}", f"It must be {kind} from {low:g} to {high:g}.")
+        return value  # type: ignore[no-any-return]
+
+    known = (
+        "timeout",
+        "memory",
+        "retries",
+        "max_age",
+        "reserved_concurrency",
+        "weight",
+        "priority",
+        "on_failure",
+        "on_success",
+    )
+    for name in given:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1)
+            raise InvalidFunction(
+                function, f"there is no setting {name!r}", f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
+            )
+    if "timeout" in given:
+        out["timeout_s"] = float(number("timeout", 0.001, 86_400))
+    if "memory" in given:
+        try:
+            out["memory_bytes"] = read_size(given["memory"], field="memory")
+        except HeadraceError as error:
+            raise InvalidFunction(function, str(error), error.hint) from None
+        if out["memory_bytes"] < 1 << 20:
+            raise InvalidFunction(function, f"memory is {given['memory']!r}", "It must be at least 1 MiB.")
+    if "retries" in given:
+        retries = given["retries"]
+        if isinstance(retries, RetryPolicy):
+            out["retry"] = retries
+        else:
+            out["retry"] = RetryPolicy(retries=int(number("retries", 0, 1000, whole=True)))
+    if "max_age" in given:
+        out["max_age_s"] = float(number("max_age", 1, 365 * 86_400))
+    if given.get("reserved_concurrency") is not None:
+        out["reserved_concurrency"] = number("reserved_concurrency", 0, 100_000, whole=True)
+    if "weight" in given:
+        out["weight"] = number("weight", 1, 1000, whole=True)
+    if "priority" in given:
+        out["priority"] = number("priority", -100, 100, whole=True)
+    for name in ("on_failure", "on_success"):
+        if given.get(name) is not None:
+            if not isinstance(given[name], str):
+                raise InvalidFunction(function, f"{name} is {given[name]!r}", "Give the full name of a function, APP.NAME.")
+            out[name] = given[name]
+    return out
+
+
+def _check_path(declared: Declared, trigger: Any) -> None:
+    taken = declared.signature
+    if "event" in taken.names or taken.whole is not None:
+        return
+    for name in trigger.parameters:
+        if name not in taken.bound:
+            raise InvalidFunction(
+                declared.spec.name, f"the path of {trigger!r} has {{{name}}}, but the function has no parameter {name!r}",
+                f"Add a parameter {name}, or take `event`.",
+            )  # fmt: skip
+
+
+def caller_paths() -> list[str]:
+    """The import path of this process, for a process that has to import the same modules."""
+    return [entry or str(Path.cwd()) for entry in sys.path]

@@ -1,0 +1,306 @@
+"""Binding: how an event's parts become a function's arguments.
+
+Imports the floor only; pydantic is imported when a function's annotations ask for it. The rules, in order:
+
+- a parameter named `context` gets the Context, one named `event` the whole event;
+- a sole other parameter annotated with an event class or a model gets the validated event;
+- all others bind by name: for an HTTP event from the path, then the query, with `body` the parsed body; otherwise from the
+  payload's keys. A sole parameter also takes a payload that is not an object as it is.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.errors import InvalidEvent, InvalidFunction
+from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+
+Entry = Callable[[Any, Any], Any]
+_SIMPLE = (str, int, float, bool)
+
+
+def is_http(payload: Any) -> bool:
+    """True for an event of API Gateway's payload format 2.0."""
+    return isinstance(payload, dict) and payload.get("version") == "2.0" and "requestContext" in payload
+
+
+def as_event(payload: Any) -> Any:
+    """The payload with the typed helpers of its kind; anything that is not an object stays as it is."""
+    if not isinstance(payload, dict):
+        return payload
+    if "Records" in payload:
+        return UploadEvent(payload)
+    if is_http(payload):
+        return HttpEvent(payload)
+    if payload.get("source") == "headrace.schedule":
+        return ScheduleEvent(payload)
+    return Event(payload)
+
+
+class Signature:
+    """What a function takes, read once when it is declared.
+
+    Raises InvalidFunction for parameters that an event cannot fill.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, name: str, first_is_chunk: bool = False) -> None:
+        self.function = function
+        self.name = name
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError) as error:
+            raise InvalidFunction(name, f"its signature cannot be read: {error}", "Register a plain function.") from None
+        hints = _hints(function)
+        if first_is_chunk:
+            if not parameters:
+                raise InvalidFunction(name, "a job's function takes the chunk as its first parameter", "Write def f(chunk): …")
+            parameters = parameters[1:]
+        self.names: list[str] = []
+        self.types: dict[str, Any] = {}
+        self.defaults: dict[str, Any] = {}
+        self.keywords: set[str] = set()
+        for parameter in parameters:
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                raise InvalidFunction(name, f"*{parameter.name} cannot be filled from an event", "Name the parameters.")
+            if parameter.kind is parameter.VAR_KEYWORD:
+                raise InvalidFunction(
+                    name, f"**{parameter.name} cannot be filled from an event", "Take `event`, which holds all of it."
+                )
+            self.names.append(parameter.name)
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                self.keywords.add(parameter.name)
+            if parameter.name in hints:
+                self.types[parameter.name] = hints[parameter.name]
+            if parameter.default is not parameter.empty:
+                self.defaults[parameter.name] = parameter.default
+        self.returns = hints.get("return")
+        self.bound = [item for item in self.names if item not in ("context", "event")]
+        for item in self.bound:
+            if item in self.defaults:
+                _check_default(name, item, self.defaults[item])
+        if first_is_chunk and self.bound:
+            raise InvalidFunction(
+                name, f"a job's function takes (chunk) or (chunk, context), not {self.bound[0]!r}", "Remove the parameter."
+            )
+        self.event_type = self.types.get("event")
+        sole = self.bound[0] if len(self.bound) == 1 and "event" not in self.names else None
+        self.sole = sole
+        annotation = self.types.get(sole) if sole else None
+        self.whole = sole if annotation is not None and (_is_event(annotation) or _is_model(annotation)) else None
+
+    @property
+    def typed(self) -> bool:
+        """True when an event has to be validated against declared types."""
+        wanted = [self.types[name] for name in self.bound if name in self.types]
+        if self.event_type is not None and not _is_event(self.event_type):
+            return True
+        return any(not _is_event(annotation) and annotation is not Any for annotation in wanted)
+
+    def entry(self) -> Entry:
+        """A callable of (payload, context) that binds and calls the function."""
+        function, names = self.function, self.names
+        if not self.typed and not self.keywords:
+            if not names:
+                return lambda payload, context: function()
+            if names == ["event"] and self.event_type in (None, Any):
+                return lambda payload, context: function(as_event(payload))
+            if names == ["context"]:
+                return lambda payload, context: function(context)
+            if names == ["event", "context"] and self.event_type in (None, Any):
+                return lambda payload, context: function(as_event(payload), context)
+            if len(names) == 1 and self.whole is None:
+                sole, default = names[0], self.defaults
+                arguments = self.arguments
+
+                def call_sole(payload: Any, context: Any) -> Any:
+                    if not isinstance(payload, dict):
+                        return function() if payload is None and sole in default else function(payload)
+                    return function(**arguments(payload, context))
+
+                return call_sole
+        arguments = self.arguments
+        return lambda payload, context: function(**arguments(payload, context))
+
+    def arguments(self, payload: Any, context: Any) -> dict[str, Any]:
+        """The arguments for one event. Raises InvalidEvent naming each field that does not fit."""
+        values: dict[str, Any] = {}
+        wrong: list[dict[str, str]] = []
+        if "context" in self.names:
+            values["context"] = context
+        if "event" in self.names:
+            values["event"] = self._convert("event", payload, (), wrong)
+        if self.whole is not None:
+            whole = payload
+            if is_http(payload) and not _is_event(self.types[self.whole]):
+                whole = _body(payload, wrong)
+            values[self.whole] = self._convert(self.whole, whole, (), wrong)
+        elif self.bound:
+            found = self._parts(payload, wrong)
+            for name in self.bound:
+                if name in found:
+                    values[name] = self._convert(name, found[name], (name,), wrong)
+                elif name not in self.defaults and not any(item["loc"] == name for item in wrong):
+                    wrong.append({"loc": name, "msg": "is missing"})
+        if wrong:
+            raise InvalidEvent(self.name, wrong)
+        return values
+
+    def _parts(self, payload: Any, wrong: list[dict[str, str]]) -> Mapping[str, Any]:
+        if is_http(payload):
+            found: dict[str, Any] = {}
+            found.update(payload.get("queryStringParameters") or {})
+            found.update(payload.get("pathParameters") or {})
+            if "body" in self.bound and payload.get("body") is not None:
+                found["body"] = _body(payload, wrong)
+            return found
+        if isinstance(payload, dict):
+            return payload
+        if self.sole is not None:
+            return {self.sole: payload} if payload is not None or self.sole not in self.defaults else {}
+        if payload is None:
+            return {}
+        wrong.append({"loc": "event", "msg": f"is {_kind(payload)}; an object with {', '.join(self.bound)} is expected"})
+        return {}
+
+    def _convert(self, name: str, value: Any, where: tuple[str, ...], wrong: list[dict[str, str]]) -> Any:
+        annotation = self.types.get(name)
+        if annotation is None or annotation is Any:
+            return as_event(value) if name == "event" else value
+        if _is_event(annotation):
+            if not isinstance(value, dict):
+                wrong.append({"loc": ".".join(where) or "event", "msg": f"is {_kind(value)}; an object is expected"})
+                return None
+            return annotation(value)
+        adapter = self._adapter(name)
+        from pydantic import ValidationError
+
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            for item in error.errors(include_url=False, include_context=False, include_input=False):
+                place = ".".join([*where, *(str(part) for part in item["loc"])])
+                wrong.append({"loc": place or "event", "msg": item["msg"]})
+            return None
+
+    def _adapter(self, name: str) -> Any:
+        adapters: dict[str, Any] = self.__dict__.setdefault("_adapters", {})
+        adapter = adapters.get(name)
+        if adapter is None:
+            from pydantic import TypeAdapter
+
+            adapter = adapters[name] = TypeAdapter(self.types[name])
+        return adapter
+
+    def prepare(self) -> None:
+        """Build the validators now, so that a wrong annotation shows when the code is loaded. Raises InvalidFunction."""
+        if not self.typed:
+            return
+        for name in [*self.bound, "event"]:
+            annotation = self.types.get(name)
+            if annotation is None or annotation is Any or _is_event(annotation):
+                continue
+            try:
+                self._adapter(name)
+            except Exception as error:  # pydantic raises many classes for an annotation that it cannot use
+                raise InvalidFunction(
+                    self.name, f"the annotation of {name!r} cannot be validated: {error}".splitlines()[0],
+                    "Use builtin types, dataclasses or pydantic models.",
+                ) from error  # fmt: skip
+
+    def describe(self, http_parameters: list[str] | None = None) -> dict[str, Any]:
+        """JSON Schemas by parameter, for documentation; with an empty schema where nothing is declared."""
+        out: dict[str, Any] = {}
+        for name in self.bound:
+            annotation = self.types.get(name)
+            schema: dict[str, Any] = {}
+            if annotation is not None and annotation is not Any and not _is_event(annotation):
+                try:
+                    schema = self._adapter(name).json_schema()
+                except Exception:  # a type that validates but has no schema is documented as anything
+                    schema = {}
+            out[name] = {"schema": schema, "required": name not in self.defaults}
+        return out
+
+    def returns_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema of what the function returns, None when it is not declared."""
+        if self.returns is None or self.returns is Any or self.returns is type(None):
+            return None
+        from pydantic import TypeAdapter
+
+        try:
+            return TypeAdapter(self.returns).json_schema()
+        except Exception:  # documentation only: a return type without a schema is left out
+            return None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    annotations = getattr(function, "__annotations__", None)
+    if not annotations:
+        return {}
+    if not any(isinstance(value, str) for value in annotations.values()):
+        return dict(annotations)
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception as error:  # any name in an annotation may fail in any way
+        raise InvalidFunction(
+            getattr(function, "__qualname__", "function"), f"an annotation cannot be read: {error}",
+            "Import the annotation's names where the function is defined.",
+        ) from error  # fmt: skip
+
+
+def _is_event(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Event)
+
+
+def _is_model(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _is_model(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_model(item) for item in typing.get_args(annotation))
+    if not isinstance(annotation, type):
+        return False
+    return hasattr(annotation, "model_fields") or hasattr(annotation, "__dataclass_fields__") or typing.is_typeddict(annotation)
+
+
+def _check_default(function: str, name: str, value: Any) -> None:
+    if hasattr(value, "model_dump"):
+        return
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        raise InvalidFunction(
+            function, f"the default of {name!r} is a {type(value).__name__}, which JSON cannot hold",
+            "Use None as the default and make the value inside the function.",
+        ) from None  # fmt: skip
+
+
+def _body(payload: dict[str, Any], wrong: list[dict[str, str]]) -> Any:
+    event = HttpEvent(payload)
+    kind = event.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if payload.get("body") is None:
+        wrong.append({"loc": "body", "msg": "is missing"})
+        return None
+    if kind == "application/json" or kind.endswith("+json"):
+        try:
+            return msgspec.json.decode(event.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            wrong.append({"loc": "body", "msg": f"is not valid JSON: {error}"})
+            return None
+    if kind == "application/x-www-form-urlencoded":
+        from urllib.parse import parse_qsl
+
+        return dict(parse_qsl(event.body.decode("utf-8", "replace"), keep_blank_values=True))
+    return event.body.decode() if kind.startswith("text/") else event.body
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    return {int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}.get(type(value), "a value")

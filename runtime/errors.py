@@ -1,0 +1,512 @@
+"""The error tree: what can go wrong, split by what a caller does next.
+
+    HeadraceError
+    ├── Invalid                  the caller fixes the call (400, 404, 409, 413, 422)
+    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent, InvalidKey, InvalidBucketName, InvalidObjectUrl
+    │   ├── Unknown: UnknownFunction, UnknownInvocation, UnknownJob, NoSuchBucket, NoSuchObject
+    │   ├── Conflict: PreconditionFailed, IdempotencyMismatch, InProgress, WrongState
+    │   ├── Unauthorized, Forbidden
+    │   └── InvalidSettings, LoadFailed, InvalidFunction
+    ├── Retryable                the caller tries again later (429, 503)
+    │   ├── Throttled, NodeStopping, StorageFull, ReadOnlyStorage, StoreUnavailable, Unreachable
+    │   └── LeaseLost            the runtime tries again elsewhere
+    ├── InvocationFailed         the function's own outcome (500, 504)
+    │   ├── FunctionError, FunctionTimeout, OutOfMemory, WorkerCrashed, UnserialisableResult, Expired, Cancelled
+    │   └── JobFailed
+    └── Unusable                 an operator must act: DataInUse, DataTooNew, DataDamaged, PortInUse
+
+Imports nothing. Every class takes its fields as positional arguments, which are its `args`, so that it pickles between
+processes; `code` is stable and part of the API, `hint` says what to do, `http_status` is the answer over HTTP.
+"""
+
+from typing import ClassVar
+
+
+class HeadraceError(Exception):
+    """The root of every error that Headrace raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+    hint: str = ""
+    http_status: ClassVar[int] = 500
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else self.code
+
+
+# ---- fix the call ----------------------------------------------------------------------------------------------------
+
+
+class Invalid(HeadraceError):
+    """The call itself is wrong; the same call will fail again."""
+
+    code = "bad_request"
+    http_status = 400
+
+
+class BadRequest(Invalid):
+    """A request whose form is wrong: (message, hint)."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.hint = hint
+
+
+class InvalidPayload(Invalid):
+    """A payload that is not JSON: (why)."""
+
+    code = "invalid_payload"
+    hint = "Send a JSON document with content type application/json."
+
+    def __str__(self) -> str:
+        return f"the payload is not valid JSON: {self.args[0]}"
+
+
+class PayloadTooLarge(Invalid):
+    """A body above its limit: (size in bytes, or -1 when unknown; limit in bytes)."""
+
+    code = "payload_too_large"
+    hint = "Put the data into a bucket and send its s3:// address instead."
+    http_status = 413
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size, self.limit = size, limit
+
+    def __str__(self) -> str:
+        shown = f"{self.size:,} bytes" if self.size >= 0 else "larger"
+        return f"the payload is {shown}; the limit is {self.limit:,} bytes"
+
+
+class InvalidEvent(Invalid):
+    """An event that the function's declared types refuse: (function, fields: list of {"loc", "msg"})."""
+
+    code = "invalid_event"
+    hint = "The listed fields do not match the types that the function declares."
+    http_status = 422
+
+    def __init__(self, function: str, fields: list[dict[str, str]]) -> None:
+        super().__init__(function, fields)
+        self.function, self.fields = function, fields
+
+    def __str__(self) -> str:
+        shown = "; ".join(f"{f['loc']}: {f['msg']}" for f in self.fields[:5])
+        return f"{self.function} refuses the event: {shown}"
+
+
+class InvalidKey(Invalid):
+    """An object key that cannot be stored: (key, why)."""
+
+    code = "invalid_key"
+    hint = "Use a key of plain path segments, at most 1,024 bytes long."
+
+    def __str__(self) -> str:
+        return f"the object key {self.args[0]!r} cannot be used: {self.args[1]}"
+
+
+class InvalidBucketName(Invalid):
+    """A bucket name outside S3's rules: (name, why)."""
+
+    code = "invalid_bucket"
+    hint = "Use 3 to 63 lower-case letters, digits, dots and hyphens."
+
+    def __str__(self) -> str:
+        return f"the bucket name {self.args[0]!r} cannot be used: {self.args[1]}"
+
+
+class InvalidObjectUrl(Invalid):
+    """A text that names no object: (text, why)."""
+
+    code = "invalid_object_url"
+    hint = "Name an object as s3://BUCKET/KEY."
+
+    def __str__(self) -> str:
+        return f"{self.args[0]!r} names no object: {self.args[1]}"
+
+
+class Unknown(Invalid):
+    """Something that was named does not exist."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class UnknownFunction(Unknown):
+    """No function of that name is loaded: (name, nearest known name or "")."""
+
+    code = "unknown_function"
+
+    def __init__(self, name: str, nearest: str = "") -> None:
+        super().__init__(name, nearest)
+        self.hint = f"Did you mean {nearest}?" if nearest else "`headrace functions` lists what is loaded."
+
+    def __str__(self) -> str:
+        return f"there is no function named {self.args[0]!r}"
+
+
+class UnknownInvocation(Unknown):
+    """No invocation of that id is kept: (id)."""
+
+    code = "unknown_invocation"
+    hint = "It may have been removed: ended invocations are kept for the retention time only."
+
+    def __str__(self) -> str:
+        return f"there is no invocation {self.args[0]!r}"
+
+
+class UnknownJob(Unknown):
+    """No job of that id is kept: (id)."""
+
+    code = "unknown_job"
+    hint = "`headrace job list` shows the jobs that are kept."
+
+    def __str__(self) -> str:
+        return f"there is no job {self.args[0]!r}"
+
+
+class NoSuchBucket(Unknown):
+    """(bucket)."""
+
+    code = "no_such_bucket"
+
+    def __init__(self, bucket: str) -> None:
+        super().__init__(bucket)
+        self.hint = f"Make it with `headrace buckets make {bucket}`, or create the folder."
+
+    def __str__(self) -> str:
+        return f"there is no bucket {self.args[0]!r}"
+
+
+class NoSuchObject(Unknown):
+    """(bucket, key)."""
+
+    code = "no_such_object"
+    hint = "Check the key's spelling; keys are case-sensitive."
+
+    def __str__(self) -> str:
+        return f"there is no object s3://{self.args[0]}/{self.args[1]}"
+
+
+class Conflict(Invalid):
+    """The call does not fit the present state."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class PreconditionFailed(Conflict):
+    """An object is not the one that was expected: (bucket, key, expected ETag, found ETag)."""
+
+    code = "precondition_failed"
+    hint = "The object was changed by somebody else; read it again."
+    http_status = 412
+
+    def __str__(self) -> str:
+        bucket, key, expected, found = self.args
+        return f"s3://{bucket}/{key} has ETag {found!r}, not {expected!r}"
+
+
+class IdempotencyMismatch(Conflict):
+    """An idempotency key came again with another payload: (function, key)."""
+
+    code = "idempotency_mismatch"
+    hint = "Use a new key for a new payload."
+    http_status = 422
+
+    def __str__(self) -> str:
+        return f"the idempotency key {self.args[1]!r} of {self.args[0]} was used with another payload"
+
+
+class InProgress(Conflict):
+    """The first call of an idempotency key has not ended: (invocation id)."""
+
+    code = "in_progress"
+    hint = "Ask for the invocation by its id, or call again later."
+
+    def __str__(self) -> str:
+        return f"invocation {self.args[0]} with the same idempotency key has not ended"
+
+
+class WrongState(Conflict):
+    """A thing cannot do that now: (thing, its state, what was asked)."""
+
+    code = "wrong_state"
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is {self.args[1]} and cannot {self.args[2]}"
+
+
+class Unauthorized(Invalid):
+    """No valid token came with the call: (message)."""
+
+    code = "unauthorized"
+    hint = "Send `Authorization: Bearer TOKEN`; the first start writes a token to DATA/token."
+    http_status = 401
+
+
+class Forbidden(Invalid):
+    """The token lacks a scope, or the caller's origin is not allowed: (message)."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class InvalidSettings(Invalid):
+    """A setting is unknown or has a wrong value: (message, hint)."""
+
+    code = "invalid_settings"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.hint = hint
+
+
+class InvalidFunction(Invalid):
+    """A function was declared wrongly: (function, why, hint)."""
+
+    code = "invalid_function"
+
+    def __init__(self, function: str, why: str, hint: str = "") -> None:
+        super().__init__(function, why, hint)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
+class LoadFailed(Invalid):
+    """A file of functions could not be loaded: (file, line, why)."""
+
+    code = "load_failed"
+    hint = "Mend the file; the rest is served meanwhile."
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}:{self.args[1]}: {self.args[2]}"
+
+
+# ---- try again -------------------------------------------------------------------------------------------------------
+
+
+class Retryable(HeadraceError):
+    """Nothing is wrong with the call: it may succeed later."""
+
+    code = "unavailable"
+    http_status = 503
+
+
+class Throttled(Retryable):
+    """No room at present: (what is full, seconds after which to try again)."""
+
+    code = "throttled"
+    hint = "Try again after the time in Retry-After, or invoke with mode=async."
+    http_status = 429
+
+    def __init__(self, what: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(what, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class NodeStopping(Retryable):
+    """The node is shutting down: (message)."""
+
+    code = "stopping"
+    hint = "Call again; another node, or the next start, answers."
+
+
+class StorageFull(Retryable):
+    """The disk is full: (path)."""
+
+    code = "storage_full"
+    hint = "Free disk space; what was accepted before is kept, and nothing else is accepted meanwhile."
+    http_status = 507
+
+    def __str__(self) -> str:
+        return f"no space is left for {self.args[0]}"
+
+
+class ReadOnlyStorage(Retryable):
+    """A place cannot be written: (path)."""
+
+    code = "read_only_storage"
+    hint = "Check the folder's owner and mode, and that the disk is not mounted read-only."
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} cannot be written"
+
+
+class StoreUnavailable(Retryable):
+    """The database did not answer: (message)."""
+
+    code = "store_unavailable"
+
+
+class Unreachable(Retryable):
+    """No node answers at an address: (url, why)."""
+
+    code = "unreachable"
+    hint = "Start a node with `headrace serve`, or name one with --url or HEADRACE_URL."
+
+    def __str__(self) -> str:
+        return f"no node answers at {self.args[0]}: {self.args[1]}"
+
+
+class LeaseLost(Retryable):
+    """An outcome came for an attempt that is no longer its node's own: (invocation id, node, attempt)."""
+
+    code = "lease_lost"
+    hint = "It runs again elsewhere. If this repeats, look for a blocked event loop or raise node_lease_s."
+    http_status = 409
+
+    def __str__(self) -> str:
+        return f"{self.args[1]} ended attempt {self.args[2]} of {self.args[0]}, which was no longer its own"
+
+
+class Duplicate(HeadraceError):
+    """A write found that its happening is already recorded: (what)."""
+
+    code = "duplicate"
+    hint = "Nothing is to be done: the first one stands."
+    http_status = 409
+
+
+# ---- the function's own outcome --------------------------------------------------------------------------------------
+
+
+class InvocationFailed(HeadraceError):
+    """An invocation ended without a result: (message, detail).
+
+    `detail` is the recorded error: `{"code", "type", "message", "stack", "invocation_id", …}`.
+    """
+
+    code = "function_error"
+
+    def __init__(self, message: str, detail: dict[str, object] | None = None) -> None:
+        super().__init__(message, detail)
+        self.detail: dict[str, object] = detail or {}
+
+
+class FunctionError(InvocationFailed):
+    """The function raised."""
+
+    hint = "The function's own exception; `headrace logs ID` shows what it printed."
+
+
+class FunctionTimeout(InvocationFailed):
+    """The function ran longer than its timeout and was ended."""
+
+    code = "timeout"
+    hint = "Raise timeout= on the function, or do less in one call."
+    http_status = 504
+
+
+class OutOfMemory(InvocationFailed):
+    """The function, or its processes, used more than its memory."""
+
+    code = "out_of_memory"
+    hint = "Raise memory= on the function, or work on smaller chunks."
+
+
+class WorkerCrashed(InvocationFailed):
+    """The worker process died while it ran the function."""
+
+    code = "worker_crashed"
+    hint = "The function ended its own process (a signal, os._exit, or a native crash)."
+
+
+class UnserialisableResult(InvocationFailed):
+    """The function returned what JSON cannot hold."""
+
+    code = "unserialisable_result"
+    hint = "Return JSON types (finite numbers, text, lists, dicts with text keys), dataclasses or pydantic models."
+
+
+class Expired(InvocationFailed):
+    """The event was older than the function's maximum age before it could succeed."""
+
+    code = "expired"
+    hint = "Raise max_age= on the function, or add workers."
+
+
+class NodeLost(InvocationFailed):
+    """The node that ran the attempt disappeared."""
+
+    code = "node_lost"
+
+
+class Cancelled(InvocationFailed):
+    """Somebody cancelled it."""
+
+    code = "cancelled"
+    http_status = 409
+
+
+class JobFailed(InvocationFailed):
+    """A job ended as failed or cancelled."""
+
+    code = "job_failed"
+    hint = "`headrace job show ID` names the failed chunks; `headrace job redrive ID` runs them again."
+
+
+# ---- an operator must act --------------------------------------------------------------------------------------------
+
+
+class Unusable(HeadraceError):
+    """The node cannot start or go on as things are."""
+
+    code = "unusable"
+
+
+class DataInUse(Unusable):
+    """Another node holds the data folder: (path, holder)."""
+
+    code = "data_in_use"
+    hint = "Stop that node, or give this one another --data folder."
+
+    def __str__(self) -> str:
+        return f"the data folder {self.args[0]} is held by {self.args[1]}"
+
+
+class DataTooNew(Unusable):
+    """The database was written by a newer release: (path, its schema, ours)."""
+
+    code = "data_too_new"
+    hint = "Install the newer release of headrace, or give another --data folder."
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} has schema {self.args[1]}, which this release ({self.args[2]}) cannot read"
+
+
+class DataDamaged(Unusable):
+    """The database is damaged: (path, what was found)."""
+
+    code = "data_damaged"
+    hint = "Restore the file from a backup; nothing was changed."
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is damaged: {self.args[1]}"
+
+
+class PortInUse(Unusable):
+    """The address to listen on is taken: (host, port)."""
+
+    code = "port_in_use"
+    hint = "Choose another with --port, or --port 0 for any free one."
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}:{self.args[1]} is already in use"
+
+
+BY_CODE: dict[str, type[InvocationFailed]] = {
+    kind.code: kind
+    for kind in (
+        FunctionError, FunctionTimeout, OutOfMemory, WorkerCrashed, UnserialisableResult, Expired, NodeLost, Cancelled,
+        JobFailed,
+    )
+}  # fmt: skip
+
+
+def failure(detail: dict[str, object]) -> InvocationFailed:
+    """The error that a recorded outcome stands for; an unknown code is a `FunctionError`."""
+    kind = BY_CODE.get(str(detail.get("code", "")), FunctionError)
+    name = detail.get("type")
+    message = str(detail.get("message", ""))
+    return kind(f"{name}: {message}" if name and kind is FunctionError else message, detail)

@@ -1,0 +1,286 @@
+"""Loading: the user's files, folders and modules, imported in the process that workers are forked from.
+
+Imports `app` and the floor. One broken file does not stop the others: what is wrong with it becomes a LoadError in the
+manifest, with the file and the line.
+"""
+
+import base64
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.app import App, caller_paths
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
+
+_SKIPPED_FOLDERS = {"__pycache__", "node_modules", "venv", "site-packages", "tests", "data"}
+
+
+class Loaded:
+    """What was imported: the manifest, and what runs each function."""
+
+    def __init__(self, manifest: Manifest, entries: Mapping[str, Callable[[Any, Any], Any]]) -> None:
+        self.manifest = manifest
+        self.entries = entries
+
+
+class CodeRequest(msgspec.Struct, kw_only=True):
+    """What to load: files, folders or module names, or one app by cloudpickle (base64). `defaults` are settings of functions that
+    do not say their own (`timeout_s`, `memory_bytes`, `max_age_s`)."""
+
+    paths: list[str] = []
+    pickled: str = ""
+    sys_path: list[str] = []
+    defaults: dict[str, Any] = {}
+    allow_code: bool = False
+
+
+def request_for(paths: list[str], *, defaults: Mapping[str, Any] | None = None) -> bytes:
+    """The loader's argument for files, folders and modules."""
+    shown = [str(Path(path).absolute()) if _is_path(path) else path for path in paths]
+    return msgspec.json.encode(CodeRequest(paths=shown, sys_path=caller_paths(), defaults=dict(defaults or {})))
+
+
+def request_for_app(app: App, *, defaults: Mapping[str, Any] | None = None) -> bytes:
+    """The loader's argument for an app of this process: its functions travel by cloudpickle."""
+    import cloudpickle
+
+    blob = base64.b64encode(cloudpickle.dumps(app)).decode()
+    return msgspec.json.encode(CodeRequest(pickled=blob, sys_path=caller_paths(), defaults=dict(defaults or {})))
+
+
+def load(argument: bytes) -> Loaded:
+    """Import what `argument` (from `request_for` or `request_for_app`) names. Never raises for what user code does."""
+    wanted = msgspec.json.decode(argument, type=CodeRequest)
+    for entry in wanted.sys_path:
+        if entry not in sys.path:
+            sys.path.append(entry)
+    errors: list[LoadError] = []
+    apps: list[tuple[App, str]] = []
+    digest = hashlib.sha256()
+    if wanted.pickled:
+        blob = base64.b64decode(wanted.pickled)
+        digest.update(blob)
+        try:
+            apps.append((importlib.import_module("cloudpickle").loads(blob), ""))
+        except Exception as error:  # unpickling imports the user's modules, which may fail in any way
+            errors.append(_load_error(error, "<app>", ""))
+    for path in wanted.paths:
+        for file in _files(path, errors):
+            digest.update(_content(file))
+            apps.extend(_import(file, errors))
+    _digest_environment(digest)
+    specs: dict[str, FunctionSpec] = {}
+    entries: dict[str, Callable[[Any, Any], Any]] = {}
+    for app, file in apps:
+        for name, declared in app.declared.items():
+            spec = declared.spec
+            if name in specs:
+                other = specs[name]
+                errors.append(
+                    LoadError(
+                        file=spec.file or file, line=spec.line,
+                        message=f"the name {name} is taken by {other.file}:{other.line}",
+                        hint="Give one of the two apps, or one of the functions, another name.",
+                    )
+                )  # fmt: skip
+                continue
+            specs[name] = _with_defaults(spec, wanted.defaults)
+            entries[name] = declared.entry
+    specs = _check_destinations(specs, errors)
+    _add_builtin(specs, entries)
+    starts = {app.start for app, _ in apps if app.start}
+    return Loaded(
+        Manifest(
+            version=digest.hexdigest()[:16],
+            functions=tuple(specs.values()),
+            errors=tuple(errors),
+            start="spawn" if "spawn" in starts else "fork",
+            why="an app asks for it" if "spawn" in starts else "",
+        ),
+        entries,
+    )
+
+
+def watched_folders(paths: list[str]) -> list[Path]:
+    """The folders whose files make up the code, for reloading on save."""
+    folders = set()
+    for path in paths:
+        place = Path(path)
+        if place.is_dir():
+            folders.add(place.absolute())
+        elif place.is_file():
+            folders.add(place.absolute().parent)
+        else:
+            spec = _find(path)
+            if spec is not None and spec.origin:
+                folders.add(Path(spec.origin).absolute().parent)
+    return sorted(folders)
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith(".py") or os.sep in text or Path(text).exists()
+
+
+def _find(module: str) -> Any:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def _files(path: str, errors: list[LoadError]) -> Iterator[str]:
+    place = Path(path)
+    if place.is_dir():
+        if str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+        found = False
+        for folder, names, files in os.walk(place):
+            names[:] = sorted(n for n in names if n not in _SKIPPED_FOLDERS and not n.startswith((".", "_")))
+            for file in sorted(files):
+                if file.endswith(".py") and not file.startswith(("_", ".")):
+                    found = True
+                    yield str(Path(folder) / file)
+        if not found:
+            errors.append(LoadError(file=path, line=0, message="holds no Python files", hint="Put your functions there."))
+    elif place.is_file():
+        if str(place.parent) not in sys.path:
+            sys.path.insert(0, str(place.parent))
+        yield str(place)
+    elif _is_path(path):
+        errors.append(LoadError(file=path, line=0, message="does not exist", hint="Check the path's spelling."))
+    elif _find(path) is None:
+        errors.append(
+            LoadError(
+                file=path, line=0, message="is neither a file, a folder nor a module that can be imported",
+                hint="Check its spelling, and that it is installed in this environment.",
+            )
+        )  # fmt: skip
+    else:
+        yield path
+
+
+def _content(file: str) -> bytes:
+    place = Path(file)
+    if place.is_file():
+        return file.encode() + b"\0" + place.read_bytes() + b"\0"
+    spec = _find(file)
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    return file.encode() + (origin.read_bytes() if origin is not None and origin.is_file() else b"")
+
+
+def _import(file: str, errors: list[LoadError]) -> list[tuple[App, str]]:
+    before = {id(app) for app in _apps_of(sys.modules.get(file)) if not file.endswith(".py")}
+    try:
+        module = _import_file(file) if file.endswith(".py") else importlib.import_module(file)
+    except BaseException as error:  # importing user code may raise anything, SystemExit included
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        errors.append(_load_error(error, file, ""))
+        return []
+    return [(app, file) for app in _apps_of(module) if id(app) not in before]
+
+
+def _import_file(file: str) -> ModuleType:
+    place = Path(file)
+    name = re.sub(r"\W", "_", place.stem)
+    known = sys.modules.get(name)
+    if known is not None:
+        if getattr(known, "__file__", None) == file:
+            return known
+        name = f"{name}_{hashlib.sha256(file.encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python source file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _apps_of(module: ModuleType | None) -> list[App]:
+    if module is None:
+        return []
+    found: dict[int, App] = {}
+    for value in vars(module).values():
+        if isinstance(value, App):
+            found[id(value)] = value
+    return list(found.values())
+
+
+def _load_error(error: BaseException, file: str, hint: str) -> LoadError:
+    """Where in the user's own file it went wrong, in one line."""
+    line = 0
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = error.filename, error.lineno or 0
+        return LoadError(file=file, line=line, message=f"{type(error).__name__}: {error.msg}", hint="Mend the syntax and save.")
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == file:
+            line = frame.lineno or 0
+    if isinstance(error, HeadraceError):
+        return LoadError(file=file, line=line, message=str(error), hint=error.hint)
+    message = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.split(".")[0]
+        near = difflib.get_close_matches(top, sys.stdlib_module_names, 1)
+        hint = f"Install {top} in this environment." if not near else f"Install {top}, or did you mean {near[0]}?"
+    return LoadError(file=file, line=line, message=message, hint=hint)
+
+
+def _with_defaults(spec: FunctionSpec, defaults: Mapping[str, Any]) -> FunctionSpec:
+    plain = FunctionSpec(name="", module="", file="", line=0)
+    changed = {key: value for key, value in defaults.items() if getattr(spec, key) == getattr(plain, key)}
+    return msgspec.structs.replace(spec, **changed) if changed else spec
+
+
+def _check_destinations(specs: dict[str, FunctionSpec], errors: list[LoadError]) -> dict[str, FunctionSpec]:
+    out = {}
+    for name, spec in specs.items():
+        for setting in ("on_failure", "on_success"):
+            target = getattr(spec, setting)
+            if target is not None and target not in specs:
+                near = difflib.get_close_matches(target, specs, 1)
+                errors.append(
+                    LoadError(
+                        file=spec.file, line=spec.line, message=f"{name}: {setting} names {target!r}, which is no function",
+                        hint=f"Did you mean {near[0]}?" if near else "Give the full name of a function, APP.NAME.",
+                    )
+                )  # fmt: skip
+                spec = msgspec.structs.replace(spec, **{setting: None})
+        out[name] = spec
+    return out
+
+
+def _add_builtin(specs: dict[str, FunctionSpec], entries: dict[str, Callable[[Any, Any], Any]]) -> None:
+    """`headrace.call`: runs a function that a caller with the `code` scope sent by cloudpickle."""
+    name = "headrace.call"
+    specs[name] = FunctionSpec(name=name, module="headrace", file="", line=0, doc="Run a function sent by cloudpickle.")
+
+    def call(payload: Any, context: Any) -> Any:
+        from headrace.runtime.jobs.call import call_pickled
+
+        return call_pickled(payload, context)
+
+    entries[name] = call
+
+
+def _digest_environment(digest: Any) -> None:
+    digest.update(sys.version.encode())
+    for folder in sorted({entry for entry in sys.path if entry.endswith("site-packages")}):
+        if os.path.isdir(folder):
+            digest.update("\n".join(sorted(n for n in os.listdir(folder) if n.endswith((".dist-info", ".egg-info")))).encode())

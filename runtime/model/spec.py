@@ -1,0 +1,91 @@
+"""Specs: what a user declared of a function, a job, a trigger, as plain values that travel between processes.
+
+Imports the floor only. The process that imports user code makes them, the node reads them; a `Manifest` is all that one
+version of the code declares.
+"""
+
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.model.policy import RetryPolicy
+
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_MEMORY_BYTES = 512 << 20
+DEFAULT_MAX_AGE_S = 6 * 3600.0
+
+
+class TriggerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A trigger as declared: its kind (the name of an entry point in group `headrace.triggers`) and its fields."""
+
+    kind: str
+    fields: dict[str, Any]
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job is cut, mapped and aggregated.
+
+    `split` is a splitter's dictionary form. `reduce` is `tree`, `all` or None. `output` is `BUCKET` or `BUCKET/PREFIX`, where results
+    are written. `tolerated_failures` is a count of chunks, or a fraction of them when below 1.
+    """
+
+    split: dict[str, Any]
+    reduce: str | None = None
+    finish: bool = False
+    output: str | None = None
+    max_concurrency: int | None = None
+    tolerated_failures: float = 0
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One function or job under its name, with its settings. Durations in seconds, sizes in bytes."""
+
+    name: str
+    module: str
+    file: str
+    line: int
+    doc: str = ""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    retry: RetryPolicy = RetryPolicy()
+    max_age_s: float = DEFAULT_MAX_AGE_S
+    reserved_concurrency: int | None = None
+    weight: int = 1
+    priority: int = 0
+    on_failure: str | None = None
+    on_success: str | None = None
+    typed: bool = False
+    streams: bool = False
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    triggers: tuple[TriggerSpec, ...] = ()
+    job: JobSpec | None = None
+
+
+class LoadError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a file, or one declaration in it, was not loaded; `line` counts from 1, 0 when unknown."""
+
+    file: str
+    line: int
+    message: str
+    hint: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one version of the user's code declares.
+
+    `version` is a hash of the code. `start` is how workers begin: `fork` or `spawn`, with `why` when it is not fork.
+    """
+
+    version: str
+    functions: tuple[FunctionSpec, ...] = ()
+    errors: tuple[LoadError, ...] = ()
+    start: str = "fork"
+    why: str = ""
+
+    def function(self, name: str) -> FunctionSpec | None:
+        for spec in self.functions:
+            if spec.name == name:
+                return spec
+        return None

@@ -1,0 +1,200 @@
+"""Writes: everything that the engine asks a store to record, as values.
+
+Imports the floor only. A store applies one caller's list atomically, whatever concepts it spans. A refusal (a stale claim,
+a happening that is already recorded) undoes that caller's list only and is its result.
+"""
+
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.model.invocation import Claim, Invocation, Status
+from headrace.runtime.model.spec import JobSpec
+
+
+class Put(msgspec.Struct, gc=False):
+    """Accept an invocation; with `node` it is claimed by that node at once.
+
+    With an idempotency key that is known and not expired, nothing is written and the answer is the first invocation's id;
+    with another payload it is refused with IdempotencyMismatch. `idempotency_until` is when the key is forgotten.
+    """
+
+    invocation: Invocation
+    node: str | None = None
+    idempotency_until: float = 0.0
+
+
+class Settle(msgspec.Struct, gc=False):
+    """End an invocation by its claim: SUCCEEDED, DEAD or CANCELLED. Refused with LeaseLost when the claim is stale."""
+
+    claim: Claim
+    status: Status
+    result: bytes = b""
+    result_ref: str | None = None
+    error: dict[str, Any] | None = None
+    started_at: float = 0.0
+
+
+class Retry(msgspec.Struct, gc=False):
+    """Give a claim back: waiting again until `due_at`. With `spent` the attempt counts. Refused with LeaseLost."""
+
+    claim: Claim
+    due_at: float
+    spent: bool = True
+    error: dict[str, Any] | None = None
+
+
+class MarkRunning(msgspec.Struct, gc=False):
+    """Record that a claim has been running for a while, so that the loss of its node costs the attempt."""
+
+    claim: Claim
+    started_at: float
+
+
+class CancelWaiting(msgspec.Struct, gc=False):
+    """End an invocation that nobody has claimed. Refused with WrongState when it is claimed or ended."""
+
+    id: int
+
+
+class Redrive(msgspec.Struct, gc=False):
+    """Put a dead invocation back to waiting, under the same id, with no attempts spent. Refused with WrongState."""
+
+    id: int
+    due_at: float
+    expires_at: float
+
+
+class Seen(msgspec.Struct, gc=False):
+    """A trigger's ledger row: this state of this object has been turned into an event.
+
+    Refused with Duplicate when the ledger already holds it, by these rules: new if the key has no row, or if `sequencer` is
+    higher than the row's; when `listed` (found by a sweep), new if ETag or size differ and `modified_at` is not older.
+    """
+
+    trigger: str
+    bucket: str
+    key: str
+    etag: str
+    size: int
+    sequencer: str
+    modified_at: float
+    listed: bool = False
+    version_id: str = ""
+
+
+class Forget(msgspec.Struct, gc=False):
+    """Remove ledger rows of keys that a complete sweep no longer found."""
+
+    trigger: str
+    bucket: str
+    keys: list[str]
+
+
+class Fired(msgspec.Struct, gc=False):
+    """A schedule fired for a due instant. Refused with Duplicate when it already had, or when `generation` is not the newest."""
+
+    schedule: str
+    due_at: float
+    generation: int
+
+
+class CursorMoved(msgspec.Struct, gc=False):
+    """A named position of a trigger's source, as it likes to write it."""
+
+    name: str
+    value: str
+
+
+class JobPut(msgspec.Struct, gc=False):
+    """A new job, in status `planning`."""
+
+    id: int
+    function: str
+    spec: JobSpec
+    input: dict[str, Any]
+    accepted_at: float
+    tags: str | None = None
+    code_version: str = ""
+
+
+class JobPlanned(msgspec.Struct, gc=False):
+    """The chunks of a job from index `first` on, each an invocation of stage 0 with its payload made by `payloads[i]`.
+
+    It replaces what was planned from `first` on before (a plan that was found wrong), with every later stage. `levels` is
+    the number of reduce levels above the map. `plan` is what the planner wants to remember.
+    """
+
+    job: int
+    first: int
+    invocations: list[Invocation]
+    levels: int
+    plan: dict[str, Any]
+    generation: int
+
+
+class ChunkDone(msgspec.Struct, gc=False):
+    """Settle a job's invocation, and when that completes its group of 16, accept the invocation that reduces the group.
+
+    One transaction does both, so that each reduce fires exactly once, whoever dies. `parent` is the invocation to accept (its
+    payload is filled by the store with the children's results, in order), `group` the first and last index of its children;
+    None when there is nothing above. Refused with LeaseLost when the claim is stale.
+    """
+
+    settle: Settle
+    group: tuple[int, int] | None = None
+    parent: Invocation | None = None
+
+
+class JobMoved(msgspec.Struct, gc=False):
+    """A job's status, result or error changed. Refused with WrongState unless its status is one of `expected`.
+
+    Moving to `failed` or `cancelled` also ends the job's unclaimed waiting invocations as CANCELLED, in the same transaction.
+    """
+
+    job: int
+    status: str
+    expected: tuple[str, ...]
+    at: float
+    result: bytes | None = None
+    result_ref: str | None = None
+    error: dict[str, Any] | None = None
+
+
+class JobRedriven(msgspec.Struct, gc=False):
+    """Put a job's dead and cancelled invocations back to waiting, and remove the ended reduces above them.
+
+    `fan_in` is the width of the reduce tree. Refused with WrongState unless the job's status is one of `expected`; its status
+    becomes `running`, or `planning` when it has no chunks.
+    """
+
+    job: int
+    expected: tuple[str, ...]
+    at: float
+    expires_at: float
+    fan_in: int = 16
+
+
+class FunctionPaused(msgspec.Struct, gc=False):
+    """A function was paused or resumed."""
+
+    function: str
+    paused: bool
+
+
+Write = (
+    Put | Settle | Retry | MarkRunning | CancelWaiting | Redrive | Seen | Forget | Fired | CursorMoved | JobPut | JobPlanned
+    | ChunkDone | JobMoved | JobRedriven | FunctionPaused
+)  # fmt: skip
+
+
+class Applied(msgspec.Struct, gc=False):
+    """What became of one write. `id` is set by a Put (the first invocation's, when it is a repeat), `claim` when the Put
+    was claimed at once, `parent` when a ChunkDone accepted the next reduce."""
+
+    id: int | None = None
+    repeated: bool = False
+    claim: Claim | None = None
+    parent: Invocation | None = None
+    refused: HeadraceError | None = None

@@ -1,0 +1,1 @@
+"""Object stores: buckets of named byte strings, whatever holds them."""

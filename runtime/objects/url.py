@@ -1,0 +1,68 @@
+"""URLs: `s3://BUCKET/KEY` names an object on the configured store, and another text names a store.
+
+Imports the floor and this room. Stores are one table from scheme to what opens them, so a new kind of store
+is one line.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from headrace.runtime.errors import InvalidBucketName, InvalidKey, InvalidObjectUrl, InvalidSettings
+from headrace.runtime.objects.folder import FolderStore
+from headrace.runtime.objects.key import check_bucket, check_key
+from headrace.runtime.objects.protocol import ObjectStore
+
+
+def parse_object_url(url: str) -> tuple[str, str]:
+    """The bucket and key that `s3://BUCKET/KEY` names; nothing in the key is decoded.
+
+    Raises: InvalidObjectUrl.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() != "s3":
+        raise InvalidObjectUrl(url, "it does not begin with s3://")
+    bucket, slash, key = rest.partition("/")
+    if not bucket:
+        raise InvalidObjectUrl(url, "the bucket is missing")
+    if not slash or not key:
+        raise InvalidObjectUrl(url, "the key is missing")
+    try:
+        check_bucket(bucket)
+        check_key(key)
+    except (InvalidBucketName, InvalidKey) as error:
+        raise InvalidObjectUrl(url, str(error)) from error
+    return bucket, key
+
+
+def open_store(url: str | Path, *, fsync: bool = True) -> ObjectStore:
+    """The object store at a folder's path, or at a URL of a kind in the table below.
+
+    Args:
+        fsync: whether a folder's writes outlive a power cut.
+
+    Raises: InvalidSettings if nothing can open the URL; what the store raises when it starts.
+    """
+    if isinstance(url, str):
+        scheme, separator, _ = url.partition("://")
+        if separator:
+            opener = _OPENERS.get(scheme.lower())
+            if opener is None:
+                known = ", ".join(f"{name}://" for name in sorted(_OPENERS))
+                raise InvalidSettings(
+                    f"no object store is reached by {scheme}://", f"Give a folder's path or {known}."
+                )
+            return opener(url)
+        if not url:
+            raise InvalidSettings(
+                "the object store's folder is empty", "Give a folder's path or s3://HOST:PORT."
+            )
+    return FolderStore(Path(url), fsync=fsync)
+
+
+def _open_s3(url: str) -> ObjectStore:
+    raise InvalidSettings(
+        f"{url} needs a client for S3, which is not installed", "Run `pip install 'headrace[minio]'`."
+    )
+
+
+_OPENERS: dict[str, Callable[[str], ObjectStore]] = {"s3": _open_s3}

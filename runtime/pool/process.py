@@ -1,0 +1,122 @@
+"""Processes: what Linux tells of them in /proc and what prctl asks for, with nothing outside the standard library.
+
+Imports nothing of Headrace. Elsewhere the questions have empty answers and the requests do nothing: there, a worker's end is
+noticed by its sockets, and descendants that leave its process group are not found.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable
+
+LINUX = sys.platform.startswith("linux")
+
+# From linux/prctl.h.
+_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
+
+# A worker's oom_score_adj is this plus its slot. It is inherited over fork and exec, and cannot be lowered without privilege, so
+# it tells whose descendant a process is even after it left the session and lost its parents.
+TAG_BASE = 300
+SLOTS_MAX = 600
+
+
+def die_with_parent(parent: int, signum: signal.Signals) -> None:
+    """Ask for `signum` when the thread that started this process ends; exit at once if `parent` is gone already."""
+    if LINUX:
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parents end."""
+    if LINUX:
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def tag(slot: int) -> None:
+    """Mark this process and what it will start as of `slot`, 0 to SLOTS_MAX - 1; also the kernel's first victims."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(TAG_BASE + slot))
+
+
+def tag_of(pid: int) -> int | None:
+    """The slot that a process is marked with, or None."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "rb") as file:
+            slot = int(file.read()) - TAG_BASE
+    except (OSError, ValueError):
+        return None
+    return slot if 0 <= slot < SLOTS_MAX else None
+
+
+def parent_and_session(pid: int) -> tuple[int, int] | None:
+    """A live or zombie process's parent and session, or None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[1]), int(fields[3])) if len(fields) > 3 else None
+
+
+def all_pids() -> list[int]:
+    """Every process that /proc shows."""
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
+    """Signal a process group and, should it not have made its group yet, its leader."""
+    for send in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            send(pid, signum)
+
+
+class ProcessTable:
+    """Who is whose child, kept up to date cheaply: a refresh reads new processes only, and all of them now and then."""
+
+    def __init__(self, *, reread_every: int = 20) -> None:
+        self._parents: dict[int, int] = {}
+        self._reread_every = reread_every
+        self._refreshes = 0
+
+    def refresh(self) -> None:
+        """Look again."""
+        known = self._parents if self._refreshes % self._reread_every else {}
+        self._refreshes += 1
+        parents = {}
+        for pid in all_pids():
+            parent = known.get(pid)
+            if parent is None:
+                found = parent_and_session(pid)
+                parent = found[0] if found else 0
+            parents[pid] = parent
+        self._parents = parents
+
+    def descendants(self, roots: Iterable[int]) -> list[int]:
+        """All processes below `roots`, without the roots."""
+        children: dict[int, list[int]] = {}
+        for pid, parent in self._parents.items():
+            children.setdefault(parent, []).append(pid)
+        found: list[int] = []
+        ahead = list(roots)
+        seen = set(ahead)
+        while ahead:
+            for pid in children.get(ahead.pop(), ()):
+                if pid not in seen:
+                    seen.add(pid)
+                    found.append(pid)
+                    ahead.append(pid)
+        return found
+
+    def descend(self) -> dict[int, list[int]]:
+        """Parent to children, for callers that ask about many roots."""
+        children: dict[int, list[int]] = {}
+        for pid, parent in self._parents.items():
+            children.setdefault(parent, []).append(pid)
+        return children

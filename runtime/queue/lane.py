@@ -1,0 +1,108 @@
+"""Lanes: the ready queues, and who is served next.
+
+Imports the floor only. A lane is a bounded window over the store for one flow and priority. Inside a priority class flows take
+turns, each getting as many invocations a turn as its weight says (deficit round robin), so that one job's 10,000 chunks starve
+nobody; classes are served strictly from the highest down.
+"""
+
+from collections import deque
+
+from headrace.runtime.model.invocation import Claim
+
+
+class FunctionGate:
+    """What limits one function over all its flows: its reserved concurrency and whether it is paused."""
+
+    __slots__ = ("limit", "name", "paused", "running", "weight")
+
+    def __init__(self, name: str, *, limit: int | None = None, weight: int = 1) -> None:
+        self.name = name
+        self.limit = limit
+        self.weight = weight
+        self.paused = False
+        self.running = 0
+
+    @property
+    def open(self) -> bool:
+        return not self.paused and (self.limit is None or self.running < self.limit)
+
+
+class Flow:
+    """What shares the workers fairly: a function, or one job. `limit` is the job's own concurrency."""
+
+    __slots__ = ("gate", "lanes", "limit", "loading", "more", "name", "next_due", "running")
+
+    def __init__(self, name: str, gate: FunctionGate, *, limit: int | None = None) -> None:
+        self.name = name
+        self.gate = gate
+        self.limit = limit
+        self.running = 0
+        self.lanes: dict[int, Lane] = {}
+        self.more = False
+        """The store may hold due invocations that are not in the window."""
+        self.loading = False
+        self.next_due: float | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.gate.open and (self.limit is None or self.running < self.limit)
+
+    @property
+    def held(self) -> int:
+        """Claims in the window."""
+        return sum(len(lane.ready) for lane in self.lanes.values())
+
+
+class Lane:
+    """A flow's ready invocations of one priority, in order."""
+
+    __slots__ = ("active", "deficit", "flow", "priority", "ready")
+
+    def __init__(self, flow: Flow, priority: int) -> None:
+        self.flow = flow
+        self.priority = priority
+        self.ready: deque[Claim] = deque()
+        self.active = False
+        self.deficit = 0
+
+
+class Rotation:
+    """All lanes that have something ready and are open, in the order in which they are served."""
+
+    def __init__(self) -> None:
+        self._classes: dict[int, deque[Lane]] = {}
+        self._order: list[int] = []
+
+    def offer(self, lane: Lane) -> None:
+        """Take part, if it has something ready and is open; harmless when it already does."""
+        if lane.active or not lane.ready or not lane.flow.open:
+            return
+        lane.active = True
+        lane.deficit = lane.flow.gate.weight
+        turns = self._classes.get(lane.priority)
+        if turns is None:
+            turns = self._classes[lane.priority] = deque()
+            self._order = sorted(self._classes, reverse=True)
+        turns.append(lane)
+
+    def peek(self) -> Lane | None:
+        """The lane whose first invocation is to run next; None when nothing is ready."""
+        for priority in self._order:
+            turns = self._classes[priority]
+            while turns:
+                lane = turns[0]
+                if not lane.ready or not lane.flow.open:
+                    turns.popleft()
+                    lane.active = False
+                    continue
+                if lane.deficit <= 0:
+                    lane.deficit = lane.flow.gate.weight
+                    turns.rotate(-1)
+                    continue
+                return lane
+        return None
+
+    def take(self, lane: Lane) -> Claim:
+        """The lane's first invocation; `lane` is what `peek` just answered."""
+        lane.deficit -= 1
+        return lane.ready.popleft()

@@ -1,0 +1,37 @@
+"""What the dispatcher needs of the rooms above it: a pool that runs attempts, and the jobs' say in how theirs end.
+
+Imports the floor only. The composition root hands the real ones over.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from headrace.runtime.model.attempt import Attempt
+from headrace.runtime.model.invocation import Outcome
+from headrace.runtime.model.write import Applied, Settle, Write
+
+
+class AttemptPool(Protocol):
+    """Runs attempts; a part of the pool's own protocol."""
+
+    def offer(self, attempt: Attempt) -> bool:
+        """Place the attempt on a worker, or return False when there is no room for it now."""
+
+    def kill(self, token: int) -> bool:
+        """End an attempt; it is reported as `cancelled`. False when the pool does not hold it."""
+
+    def running(self) -> Sequence[tuple[int, float]]:
+        """Attempts that are executing now: (token, seconds since it began)."""
+
+    def output(self, token: int) -> bytes:
+        """What a running attempt has printed so far."""
+
+
+class JobSettler(Protocol):
+    """What the dispatcher asks about the end of a job's invocation."""
+
+    def settle(self, settle: Settle, outcome: Outcome) -> Sequence[Write]:
+        """The writes to record instead of `settle`, the one that settles it first; they are atomic."""
+
+    def settled(self, writes: Sequence[Write], applied: Sequence[Applied]) -> None:
+        """The writes are durable, or were refused."""

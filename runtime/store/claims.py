@@ -1,0 +1,103 @@
+"""Claims of the one process that owns a SQLite file: held in memory, since they die with the process anyway.
+
+Imports the floor only. Only the writer's thread touches a `Claims`, between the transactions that it concerns, so a claim
+can neither be given out twice nor outlive the commit that ends it. Changes made for a transaction are noted and taken back
+when it, or one caller's part of it, is undone.
+"""
+
+from headrace.runtime.model.invocation import Claim, Invocation
+
+_HEADS_MAX = 10_000
+# A claim's moments may have come through 17 decimal digits, and be off by one unit in the last place.
+_SLACK_S = 1e-5
+
+
+class Claims:
+    """Who may run what, which nodes live, and how far each flow's queue has been given out."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, Claim] = {}
+        self.marked: set[int] = set()
+        """Held claims that MarkRunning has recorded: the loss of their node costs an attempt."""
+        self.leases: dict[str, float] = {}
+        self.lost: list[Claim] = []
+        """What an earlier process was running when it ended; `release_expired` reports it once."""
+        self._undo: list[tuple[int, Claim | None, bool]] = []
+        self._heads: dict[tuple[str, int], tuple[float, int]] = {}
+
+    # ---- by a transaction: every change can be undone ----
+
+    @property
+    def mark(self) -> int:
+        """A point that `undo_to` can return to."""
+        return len(self._undo)
+
+    def undo_to(self, mark: int) -> None:
+        """Take back all changes since `mark`, the newest first."""
+        undo = self._undo
+        while len(undo) > mark:
+            id, claim, marked = undo.pop()
+            if claim is None:
+                self.held.pop(id, None)
+            else:
+                self.held[id] = claim
+            if marked:
+                self.marked.add(id)
+            else:
+                self.marked.discard(id)
+
+    def committed(self) -> None:
+        """What was noted stands."""
+        self._undo.clear()
+
+    def stands(self, claim: Claim) -> bool:
+        held = self.held.get(claim.invocation.id)
+        return held is claim or (
+            held is not None and held.attempt == claim.attempt and held.node == claim.node
+        )
+
+    def hold(self, claim: Claim) -> None:
+        id = claim.invocation.id
+        self._undo.append((id, self.held.get(id), id in self.marked))
+        self.held[id] = claim
+
+    def drop(self, id: int) -> Claim | None:
+        """End the claim of an invocation, if there is one."""
+        claim = self.held.pop(id, None)
+        if claim is not None:
+            self._undo.append((id, claim, id in self.marked))
+            self.marked.discard(id)
+        return claim
+
+    def mark_running(self, id: int) -> None:
+        self._undo.append((id, self.held.get(id), id in self.marked))
+        self.marked.add(id)
+
+    # ---- by nodes ----
+
+    def of_nodes(self, nodes: set[str]) -> list[Claim]:
+        return [claim for claim in self.held.values() if claim.node in nodes]
+
+    def expired(self, now: float) -> set[str]:
+        return {node for node, until in self.leases.items() if until <= now}
+
+    # ---- heads: everything in (flow, priority) up to the head is claimed, so that no claim reads it again ----
+
+    def head(self, flow: str, priority: int) -> tuple[float, int]:
+        """The (due_at, id) after which unclaimed invocations may be."""
+        return self._heads.get((flow, priority), (float("-inf"), 0))
+
+    def advance(self, flow: str, priority: int, due_at: float, id: int) -> None:
+        if len(self._heads) >= _HEADS_MAX:
+            self._heads.clear()  # a lost head costs a longer read, never a claim
+        self._heads[(flow, priority)] = (due_at, id)
+
+    def freed(self, flow: str, priority: int, due_at: float, id: int) -> None:
+        """An invocation waits unclaimed at this place, perhaps before the head."""
+        head = self._heads.get((flow, priority))
+        if head is not None and (due_at, id) <= head:
+            self._heads[(flow, priority)] = (due_at, id - 1)
+
+    def freed_claim(self, claim: Claim) -> None:
+        invocation: Invocation = claim.invocation
+        self.freed(invocation.flow, invocation.priority, invocation.due_at - _SLACK_S, invocation.id)

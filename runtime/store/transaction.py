@@ -1,0 +1,356 @@
+"""Transaction: many callers' lists of writes in one commit, each list atomic for itself.
+
+Imports the floor and its own room. Nearly all lists hold only accepted invocations and ends of attempts. Those are checked
+against the claims in memory, gathered over callers, and written by a few statements of many rows each: Python's `sqlite3`
+gives up the interpreter lock at every step of a statement, and may wait milliseconds for it beside a busy event loop, so
+what counts is the number of statements, not of rows. All other lists run one by one, each inside a savepoint.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from headrace.runtime.errors import HeadraceError, LeaseLost
+from headrace.runtime.model.ids import show_id
+from headrace.runtime.model.invocation import Claim, Invocation, Status
+from headrace.runtime.model.write import Applied, ChunkDone, MarkRunning, Put, Retry, Settle, Write
+from headrace.runtime.store.claims import Claims
+from headrace.runtime.store.rows import INVOCATION, invocation_row, text_of
+
+Answer = list[Applied] | BaseException
+
+PLAIN = Applied()
+"""The answer to a write that succeeded and has nothing to tell; treated as frozen."""
+
+_SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
+_ENDED = (_SUCCEEDED, _DEAD, _CANCELLED)
+
+# Rows a statement; each size is one prepared statement, so there are few.
+_SIZES = (1000, 100, 10, 1)
+
+_PUT_PLAIN = (
+    "INSERT INTO invocation (id, function, flow, payload, accepted_at, due_at, expires_at, priority, status, attempts)"
+    " SELECT column1, column2, column3, column4, column5, column6, column7, column8, 0, 0 FROM (VALUES {rows})"
+)
+_PUT = f"INSERT INTO invocation ({INVOCATION}, status) VALUES {{rows}}"
+_SETTLE_PLAIN = (
+    "UPDATE invocation SET status = v.column2, attempts = v.column3, started_at = v.column4, ended_at = v.column5,"
+    " result = v.column6, error = NULL FROM (VALUES {rows}) AS v WHERE id = v.column1"
+)
+_SETTLE = (
+    "UPDATE invocation SET status = ?2, attempts = ?3, started_at = ?4, ended_at = ?5, result = ?6, result_ref = ?7,"
+    " error = ?8 WHERE id = ?1"
+)
+_RETRY = (
+    "UPDATE invocation SET status = 0, attempts = ?2, due_at = ?3, error = ?4, node = NULL, started_at = NULL"
+    " WHERE id = ?1"
+)
+_MARK = "UPDATE invocation SET status = 1, node = ?2, started_at = ?3 WHERE id = ?1"
+_COUNT = (
+    "INSERT INTO counter (function, accepted, succeeded, dead, cancelled, deduplicated) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (function) DO UPDATE SET accepted = accepted + excluded.accepted, succeeded = succeeded + excluded.succeeded,"
+    " dead = dead + excluded.dead, cancelled = cancelled + excluded.cancelled,"
+    " deduplicated = deduplicated + excluded.deduplicated"
+)
+
+
+def _statements(text: str, row: str) -> dict[int, str]:
+    return {size: text.format(rows=", ".join([row] * size)) for size in _SIZES}
+
+
+_PUT_PLAIN_BY_SIZE = _statements(
+    "INSERT INTO invocation (id, function, flow, payload, accepted_at, due_at, expires_at, priority, status, attempts)"
+    " VALUES {rows}",
+    "(?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
+)
+_PUT_BY_SIZE = _statements(_PUT, f"({', '.join('?' * 16)}, 0)")
+_SETTLE_PLAIN_BY_SIZE = _statements(_SETTLE_PLAIN, "(?, ?, ?, ?, ?, ?)")
+
+
+class Refused(Exception):
+    """One write was refused: its caller's list is undone, and `reason` is the answer."""
+
+    def __init__(self, reason: HeadraceError, after: Callable[["Transaction"], None] | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.after = after
+        """What is to be recorded although the list is not."""
+
+
+def lease_lost(claim: Claim) -> Refused:
+    return Refused(LeaseLost(show_id(claim.invocation.id), claim.node, claim.attempt))
+
+
+class Tally:
+    """What a transaction adds to the books, by function: accepted, succeeded, dead, cancelled, deduplicated."""
+
+    def __init__(self) -> None:
+        self.by_function: dict[str, list[int]] = {}
+
+    def add(self, function: str, column: int, count: int = 1) -> None:
+        row = self.by_function.get(function)
+        if row is None:
+            row = self.by_function[function] = [0, 0, 0, 0, 0]
+        row[column] += count
+
+    def merge(self, other: "Tally") -> None:
+        for function, row in other.by_function.items():
+            for column, count in enumerate(row):
+                self.add(function, column, count)
+
+
+ACCEPTED, SUCCEEDED, DEAD, CANCELLED, DEDUPLICATED = range(5)
+"""The columns of a Tally. An ended status is one more than its column."""
+
+
+class Transaction:
+    """The lists of one commit. `run`, then `close`, then the caller commits; on any error it rolls back and calls `undo`."""
+
+    def __init__(self, db: sqlite3.Connection, claims: Claims, cold: Callable[["Transaction", Write, float], Applied],
+                 gather: Callable[["Transaction", ChunkDone], Applied]) -> None:  # fmt: skip
+        self.db = db
+        self.claims = claims
+        self.tally = Tally()
+        self._cold = cold
+        self._gather = gather
+        self._puts_plain: list[Any] = []
+        self._puts: list[Any] = []
+        self._marks: list[tuple[Any, ...]] = []
+        self._retries: list[tuple[Any, ...]] = []
+        self._settles_plain: list[Any] = []
+        self._settles: list[tuple[Any, ...]] = []
+        self._chunks: list[tuple[list[Applied], int, ChunkDone]] = []
+
+    # ---- lists ----
+
+    def run(self, lists: Iterable[tuple[Sequence[Write], float]], *, carefully: bool) -> list[Answer]:
+        """Write every list; one answer each, in order.
+
+        `carefully` gives each list a savepoint of its own. Without it an error that is one list's fault reaches the caller,
+        who rolls back and runs all of them carefully.
+        """
+        answers: list[Answer] = []
+        for writes, now in lists:
+            if carefully or not _HOT.issuperset(map(type, writes)):
+                self.flush()
+                answers.append(self._apart(writes, now))
+            else:
+                answers.append(self._together(writes, now))
+        self.flush()
+        return answers
+
+    def close(self) -> None:
+        """Record the books."""
+        self.db.executemany(_COUNT, [(name, *row) for name, row in self.tally.by_function.items() if any(row)])
+
+    def undo(self) -> None:
+        """Forget everything; the database has been rolled back."""
+        self.claims.undo_to(0)
+        self.tally = Tally()
+        self._truncate((0, 0, 0, 0, 0, 0, 0))
+
+    def _together(self, writes: Sequence[Write], now: float) -> list[Applied]:
+        """Check a list in memory and gather its rows; `flush` writes them."""
+        if len(writes) == 1:  # nothing can be half done
+            answers: list[Applied] = []
+            try:
+                self._gather_one(writes[0], now, answers)
+            except Refused as refused:
+                return [Applied(refused=refused.reason)]
+            return answers
+        mark, lengths, tally, self.tally = self.claims.mark, self._lengths(), self.tally, Tally()
+        answers = []
+        try:
+            for write in writes:
+                self._gather_one(write, now, answers)
+        except Refused as refused:
+            self.claims.undo_to(mark)
+            self._truncate(lengths)
+            self.tally = tally
+            return [Applied(refused=refused.reason)] * len(writes)
+        tally.merge(self.tally)
+        self.tally = tally
+        return answers
+
+    def _apart(self, writes: Sequence[Write], now: float) -> Answer:
+        """Write a list inside a savepoint; what goes wrong with it alone is its answer."""
+        mark, tally, self.tally = self.claims.mark, self.tally, Tally()
+        self.db.execute("SAVEPOINT list")
+        try:
+            answers: list[Applied] = []
+            for write in writes:
+                if type(write) in _HOT:
+                    self._gather_one(write, now, answers)
+                else:
+                    self.flush()
+                    answers.append(self._cold(self, write, now))
+            self.flush()
+        except (sqlite3.OperationalError, sqlite3.InternalError):
+            raise  # the database's fault: nobody's list can be recorded
+        except Exception as error:
+            if type(error) is sqlite3.DatabaseError:
+                raise
+            self._back_out(mark)
+            self.tally = tally
+            if not isinstance(error, Refused):
+                return error
+            if error.after is not None:
+                error.after(self)
+            return [Applied(refused=error.reason)] * len(writes)
+        self.db.execute("RELEASE list")
+        tally.merge(self.tally)
+        self.tally = tally
+        return answers
+
+    def _back_out(self, mark: int) -> None:
+        self.db.execute("ROLLBACK TO list")
+        self.db.execute("RELEASE list")
+        self.claims.undo_to(mark)
+        self._truncate((0, 0, 0, 0, 0, 0, 0))
+
+    # ---- the writes of the usual path ----
+
+    def _gather_one(self, write: Write, now: float, answers: list[Applied]) -> None:
+        kind = type(write)
+        if kind is Put:
+            answers.append(self._put(write))  # type: ignore[arg-type]
+        elif kind is Settle:
+            self._settle(write, now)  # type: ignore[arg-type]
+            answers.append(PLAIN)
+        elif kind is ChunkDone:
+            self._settle(write.settle, now)  # type: ignore[union-attr]
+            if write.group is not None and write.parent is not None:  # type: ignore[union-attr]
+                self._chunks.append((answers, len(answers), write))  # type: ignore[arg-type]
+            answers.append(PLAIN)
+        elif kind is Retry:
+            self._retry(write)  # type: ignore[arg-type]
+            answers.append(PLAIN)
+        else:
+            self._mark(write)  # type: ignore[arg-type]
+            answers.append(PLAIN)
+
+    def _put(self, write: Put) -> Applied:
+        invocation = write.invocation
+        if invocation.idempotency_key is not None or invocation.job is not None:
+            self.flush()
+            return self._cold(self, write, 0.0)
+        return self.accept(invocation, write.node)
+
+    def accept(self, invocation: Invocation, node: str | None) -> Applied:
+        """Gather the row of an invocation that is known to be new, and claim it for `node`."""
+        if (
+            invocation.source is None and invocation.tags is None and invocation.payload_ref is None
+            and invocation.attempts == 0 and invocation.job is None and invocation.idempotency_key is None
+        ):  # fmt: skip
+            self._puts_plain += (
+                invocation.id, invocation.function, invocation.flow, invocation.payload, invocation.accepted_at,
+                invocation.due_at, invocation.expires_at, invocation.priority,
+            )  # fmt: skip
+        else:
+            self._puts += invocation_row(invocation)
+        row = self.tally.by_function.get(invocation.function)
+        if row is None:
+            row = self.tally.by_function[invocation.function] = [0, 0, 0, 0, 0]
+        row[0] += 1
+        if node is None:
+            self.claims.freed(invocation.flow, invocation.priority, invocation.due_at, invocation.id)
+            return Applied(invocation.id)
+        claim = Claim(invocation, invocation.attempts + 1, node)
+        self.claims.hold(claim)
+        return Applied(invocation.id, False, claim)
+
+    def _settle(self, write: Settle, now: float) -> None:
+        claim, status = write.claim, write.status
+        if not self.claims.stands(claim):
+            raise lease_lost(claim)
+        if status not in _ENDED:
+            raise ValueError(f"an invocation cannot be settled as {status!r}")
+        invocation = claim.invocation
+        self.claims.drop(invocation.id)
+        self.tally.add(invocation.function, status - 1)
+        if write.error is None and write.result_ref is None:
+            self._settles_plain += (
+                invocation.id, int(status), claim.attempt, write.started_at or None, now, write.result,
+            )  # fmt: skip
+        else:
+            self._settles.append(
+                (invocation.id, int(status), claim.attempt, write.started_at or None, now, write.result,
+                 write.result_ref, text_of(write.error))
+            )  # fmt: skip
+
+    def _retry(self, write: Retry) -> None:
+        claim = write.claim
+        if not self.claims.stands(claim):
+            raise lease_lost(claim)
+        invocation = claim.invocation
+        self.claims.drop(invocation.id)
+        self.claims.freed(invocation.flow, invocation.priority, write.due_at, invocation.id)
+        attempts = claim.attempt if write.spent else claim.attempt - 1
+        self._retries.append((invocation.id, attempts, write.due_at, text_of(write.error)))
+
+    def _mark(self, write: MarkRunning) -> None:
+        claim = write.claim
+        if not self.claims.stands(claim):
+            raise lease_lost(claim)
+        self.claims.mark_running(claim.invocation.id)
+        self._marks.append((claim.invocation.id, claim.node, write.started_at))
+
+    # ---- statements ----
+
+    def flush(self) -> None:
+        """Write the gathered rows: first what accepts, last what ends, which is the order they can depend on each other."""
+        if self._puts_plain:
+            self._many(_PUT_PLAIN_BY_SIZE, self._puts_plain, 8)
+            self._puts_plain = []
+        if self._puts:
+            self._many(_PUT_BY_SIZE, self._puts, 16)
+            self._puts = []
+        if self._marks:
+            self.db.executemany(_MARK, self._marks)
+            self._marks = []
+        if self._retries:
+            self.db.executemany(_RETRY, self._retries)
+            self._retries = []
+        if self._settles_plain:
+            self._many(_SETTLE_PLAIN_BY_SIZE, self._settles_plain, 6)
+            self._settles_plain = []
+        if self._settles:
+            self.db.executemany(_SETTLE, self._settles)
+            self._settles = []
+        if self._chunks:
+            self._gather_groups()
+
+    def _gather_groups(self) -> None:
+        """Accept the reduces whose groups these chunks completed; the last chunk of a group asks for all."""
+        chunks, self._chunks = self._chunks, []
+        last = {
+            (chunk.settle.claim.invocation.job, chunk.settle.claim.invocation.stage, chunk.group): (answers, place, chunk)
+            for answers, place, chunk in chunks
+        }
+        for answers, place, chunk in last.values():
+            answers[place] = self._gather(self, chunk)
+        self.flush()
+
+    def _many(self, statements: dict[int, str], flat: list[Any], width: int) -> None:
+        at, left = 0, len(flat) // width
+        for size in _SIZES:
+            while left >= size:
+                end = at + size * width
+                self.db.execute(statements[size], flat[at:end])
+                at, left = end, left - size
+
+    def _lengths(self) -> tuple[int, ...]:
+        return (
+            len(self._puts_plain), len(self._puts), len(self._marks), len(self._retries), len(self._settles_plain),
+            len(self._settles), len(self._chunks),
+        )  # fmt: skip
+
+    def _truncate(self, lengths: tuple[int, ...]) -> None:
+        gathered: tuple[list[Any], ...] = (
+            self._puts_plain, self._puts, self._marks, self._retries, self._settles_plain, self._settles, self._chunks,
+        )  # fmt: skip
+        for rows, length in zip(gathered, lengths, strict=True):
+            del rows[length:]
+
+
+_HOT: frozenset[type] = frozenset((Put, Settle, Retry, MarkRunning, ChunkDone))

@@ -1,0 +1,54 @@
+"""What people use in their own tests: a clock that is moved by hand.
+
+Imports the floor only.
+"""
+
+import asyncio
+import heapq
+
+
+class ManualClock:
+    """A clock that stands still until `advance` moves it; sleepers wake in order of their deadlines."""
+
+    def __init__(self, now: float = 1_000_000_000.0) -> None:
+        self._now = now
+        self._elapsed = 0.0
+        self._order = 0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        """Return once the clock has been advanced by `seconds` in all."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._order += 1
+        heapq.heappush(self._sleepers, (self._elapsed + seconds, self._order, waiter))
+        await waiter
+
+    async def advance(self, seconds: float) -> None:
+        """Move both clocks forward, waking each sleeper at its own instant and letting it run."""
+        end = self._elapsed + seconds
+        while self._sleepers and self._sleepers[0][0] <= end:
+            due, _, waiter = heapq.heappop(self._sleepers)
+            self._step(max(due - self._elapsed, 0.0))
+            if not waiter.done():
+                waiter.set_result(None)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        self._step(end - self._elapsed)
+        await asyncio.sleep(0)
+
+    def jump(self, seconds: float) -> None:
+        """Change the wall clock alone, as an operator or NTP would; no sleeper notices."""
+        self._now += seconds
+
+    def _step(self, seconds: float) -> None:
+        self._now += seconds
+        self._elapsed += seconds

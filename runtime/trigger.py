@@ -1,0 +1,128 @@
+"""The trigger protocol: what an event source is to the engine, and what the engine gives it.
+
+Imports the floor and the object store's protocol only. Everything that the built-in triggers do goes through here, so that
+a third party's trigger, found by its entry point in the group `headrace.triggers`, can do all that they do.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
+
+import msgspec
+
+from headrace.runtime.clock import Clock
+from headrace.runtime.model.spec import FunctionSpec
+from headrace.runtime.model.write import Write
+from headrace.runtime.objects.protocol import ObjectStore
+
+
+class LedgerEntry(Protocol):
+    """One object that a trigger has turned into an event."""
+
+    key: str
+    etag: str
+    size: int
+    sequencer: str
+    modified_at: float
+
+
+class TriggerState(Protocol):
+    """What a trigger may ask of the store; its writes go through `TriggerContext.accept`."""
+
+    async def ledger(self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000) -> Sequence[LedgerEntry]:
+        """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
+
+    async def cursor(self, name: str) -> str | None:
+        """A position that CursorMoved recorded."""
+
+    async def schedule(self, name: str, *, definition: str, now: float) -> Any:
+        """The schedule's state (see ScheduleState in the store's protocol), made when new."""
+
+
+class HttpCall(msgspec.Struct, gc=False):
+    """An HTTP request that matched a route. Header names are lower-case; `query` is the raw query string."""
+
+    method: str
+    path: str
+    query: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    path_parameters: dict[str, str]
+    client_ip: str
+    request_id: str
+    received_at: float
+
+
+class HttpAnswer(msgspec.Struct, gc=False):
+    """What the caller gets."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Route(Protocol):
+    """A route that a trigger contributes: the engine serves it, the trigger says what event a call is, and what it answers.
+
+    `path` may hold `{name}` parameters. With `asynchronous` the call is accepted durably and answered 202.
+    """
+
+    method: str
+    path: str
+    asynchronous: bool
+
+    def event(self, call: HttpCall) -> bytes:
+        """The event's JSON. Raises BadRequest or InvalidPayload."""
+
+    def answer(self, result: bytes) -> HttpAnswer:
+        """The answer for the function's result (JSON)."""
+
+
+class TriggerContext(msgspec.Struct, kw_only=True):
+    """What the engine gives to one trigger of one function.
+
+    `name` identifies the trigger for its ledger and schedules and stays the same over restarts. `accept` records events and the
+    trigger's own writes in one atomic step and returns the invocation ids (or job ids); it raises Duplicate when the ledger
+    already knew the happening, and Throttled when the function's queue is full: hold back and try again later. `id_at` gives an
+    id for an event that has to hold its own.
+    """
+
+    name: str
+    function: FunctionSpec
+    objects: ObjectStore
+    state: TriggerState
+    clock: Clock
+    chance: random.Random
+    accept: Callable[[Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
+    new_id: Callable[[], str]
+    in_thread: Callable[..., Awaitable[Any]]
+    report: Callable[[str, Mapping[str, Any]], None]
+    sweep_s: float = 300.0
+
+
+class Source(Protocol):
+    """What watches: started with the node, stopped with it. `stop` returns when all is quiet; twice is harmless."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Trigger(Protocol):
+    """A trigger as a user declares it: a value that travels as its fields.
+
+    `source` builds what watches, or returns None when the trigger only contributes routes. Raises InvalidFunction at
+    declaration when its fields are wrong.
+    """
+
+    kind: ClassVar[str]
+
+    def fields(self) -> dict[str, Any]:
+        """JSON-able fields, from which `from_fields` makes an equal trigger."""
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self: ...
+
+    def source(self, context: TriggerContext) -> Source | None: ...
+
+    def routes(self) -> Sequence[Route]: ...

@@ -1,0 +1,1 @@
+"""Event sources: each turns one kind of outside happening into events."""
