@@ -190,7 +190,7 @@ class App:
                 wants_context="context" in signature.names,
             )  # fmt: skip
             spec = JobSpec(
-                split=split.to_dict(), reduce=kind, finish=finish is not None, output=output,
+                split=split.to_dict(), reduce=kind, finish=finish is not None, initial=initial, output=output,
                 max_concurrency=max_concurrency, tolerated_failures=tolerated_failures,
             )  # fmt: skip
             self._add(full, target, signature, entry, settings, spec)

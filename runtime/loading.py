@@ -22,6 +22,7 @@ import msgspec
 
 from headrace.runtime.app import App, caller_paths
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.model.policy import RetryPolicy
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
 
 _SKIPPED_FOLDERS = {"__pycache__", "node_modules", "venv", "site-packages", "tests", "data"}
@@ -245,6 +246,8 @@ def _load_error(error: BaseException, file: str, hint: str) -> LoadError:
 def _with_defaults(spec: FunctionSpec, defaults: Mapping[str, Any]) -> FunctionSpec:
     plain = FunctionSpec(name="", module="", file="", line=0)
     changed = {key: value for key, value in defaults.items() if getattr(spec, key) == getattr(plain, key)}
+    if "retry" in changed:
+        changed["retry"] = RetryPolicy(**changed["retry"])
     return msgspec.structs.replace(spec, **changed) if changed else spec
 
 

@@ -1,7 +1,8 @@
 """Settings: what a node is told before it starts, and where each value came from.
 
-Imports `errors` and `model.size`. `Settings(...)` takes what it is given and reads nothing else, so that tests and embedded
-nodes are not changed by their surroundings; `load_settings` reads headrace.toml, then HEADRACE_* variables, then flags.
+Imports `errors` and `model.size`. `Settings(...)` takes what it is given and reads nothing else, so that
+tests and embedded nodes are not changed by their surroundings; `load_settings` reads headrace.toml, then
+HEADRACE_* variables, then flags.
 """
 
 import difflib
@@ -37,9 +38,11 @@ FILE_NAME = "headrace.toml"
 SCOPES = ("invoke", "read", "write", "code", "admin")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-# Variables of ours that are not settings of a node: the client's, the choice of the file, and those of the tests.
+# Variables of ours that are not settings of a node: the client's, the choice of the file, and those of the
+# tests.
 OTHER_VARIABLES = {
-    "HEADRACE_URL", "HEADRACE_TOKEN", "HEADRACE_CONFIG", "HEADRACE_DEBUG", "HEADRACE_REQUIRE_SERVICES", "HEADRACE_MINIO",
+    "HEADRACE_URL", "HEADRACE_TOKEN", "HEADRACE_CONFIG", "HEADRACE_DEBUG",
+    "HEADRACE_REQUIRE_SERVICES", "HEADRACE_MINIO",
 }  # fmt: skip
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
@@ -116,20 +119,22 @@ class _Section(BaseModel):
 class Kept(_Section):
     """How long what has ended is kept; whichever limit is met first removes it."""
 
-    succeeded_s: Seconds = Field(86_400.0, description="seconds that succeeded invocations are kept")
-    succeeded_rows: int = Field(1_000_000, ge=0, description="succeeded invocations that are kept")
-    dead_s: Seconds = Field(14 * 86_400.0, description="seconds that dead invocations are kept")
-    logs_s: Seconds = Field(7 * 86_400.0, description="seconds that the output of invocations is kept")
-    logs_bytes: Bytes = Field(1 << 30, description="bytes of output that are kept")
+    succeeded_s: Seconds = Field(default=86_400.0, description="seconds that succeeded invocations are kept")
+    succeeded_rows: int = Field(default=1_000_000, ge=0, description="succeeded invocations that are kept")
+    dead_s: Seconds = Field(default=14 * 86_400.0, description="seconds that dead invocations are kept")
+    logs_s: Seconds = Field(
+        default=7 * 86_400.0, description="seconds that the output of invocations is kept"
+    )
+    logs_bytes: Bytes = Field(default=1 << 30, description="bytes of output that are kept")
 
 
 class Defaults(_Section):
     """What holds for a function that does not say otherwise."""
 
-    timeout_s: Seconds = Field(60.0, description="seconds that one attempt may run")
-    memory_bytes: Bytes = Field(512 << 20, description="bytes of memory that one attempt may use")
-    retries: int = Field(2, ge=0, le=1000, description="attempts after the first")
-    max_age_s: Seconds = Field(6 * 3600.0, description="seconds after which an event is dead")
+    timeout_s: Seconds = Field(default=60.0, description="seconds that one attempt may run")
+    memory_bytes: Bytes = Field(default=512 << 20, description="bytes of memory that one attempt may use")
+    retries: int = Field(default=2, ge=0, le=1000, description="attempts after the first")
+    max_age_s: Seconds = Field(default=6 * 3600.0, description="seconds after which an event is dead")
 
 
 class Settings(BaseSettings):
@@ -141,38 +146,48 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=False)
 
-    data: Path = Field(Path("data"), description="folder that holds what the node keeps")
-    store: str = Field("", description="SQLite file or postgresql:// address; DATA/headrace.db by default")
-    objects: str = Field("", description="folder of buckets or s3://HOST:PORT; DATA/buckets by default")
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 for any free one")
+    data: Path = Field(default=Path("data"), description="folder that holds what the node keeps")
+    store: str = Field(
+        default="", description="SQLite file or postgresql:// address; DATA/headrace.db by default"
+    )
+    objects: str = Field(
+        default="", description="folder of buckets or s3://HOST:PORT; DATA/buckets by default"
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0 for any free one")
     workers: int = Field(
         default_factory=_cores, ge=1, le=4096, description="worker processes; one per core by default"
     )
-    burst_workers: int = Field(8, ge=0, le=1024, description="workers forked for callers who wait")
-    sync_wait_s: Seconds = Field(1.0, description="seconds that a synchronous call waits for a worker")
+    burst_workers: int = Field(default=8, ge=0, le=1024, description="workers forked for callers who wait")
+    sync_wait_s: Seconds = Field(
+        default=1.0, description="seconds that a synchronous call waits for a worker"
+    )
     tokens: Annotated[tuple[Token, ...], NoDecode, BeforeValidator(_tokens)] = Field(
-        (), description="NAME:SCOPE+SCOPE:SECRET, separated by commas; DATA/token when there are none"
+        default=(), description="NAME:SCOPE+SCOPE:SECRET, separated by commas; DATA/token when there are none"
     )
-    body_bytes_sync: Bytes = Field(6 << 20, description="bytes of a synchronous call's body at most")
-    body_bytes_async: Bytes = Field(1 << 20, description="bytes of an async event at most")
+    body_bytes_sync: Bytes = Field(default=6 << 20, description="bytes of a synchronous call's body at most")
+    body_bytes_async: Bytes = Field(default=1 << 20, description="bytes of an async event at most")
     node_lease_s: Annotated[Seconds, Field(ge=1)] = Field(
-        10.0, description="seconds that claims outlive their node"
+        default=10.0, description="seconds that claims outlive their node"
     )
-    drain_s: Seconds = Field(30.0, description="seconds that running work has to end when the node stops")
-    kill_grace_s: Seconds = Field(1.0, description="seconds between SIGTERM and SIGKILL of a worker")
+    drain_s: Seconds = Field(
+        default=30.0, description="seconds that running work has to end when the node stops"
+    )
+    kill_grace_s: Seconds = Field(default=1.0, description="seconds between SIGTERM and SIGKILL of a worker")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level that is logged"
+        default="info", description="least level that is logged"
     )
     log_format: Literal["auto", "human", "json"] = Field(
-        "auto", description="human on a terminal, json elsewhere"
+        default="auto", description="human on a terminal, json elsewhere"
     )
     sweep_s: Annotated[Seconds, Field(ge=1)] = Field(
-        300.0, description="seconds between full listings of watched buckets"
+        default=300.0, description="seconds between full listings of watched buckets"
     )
-    recycle_after: int = Field(10_000, ge=1, description="invocations after which a worker is replaced")
-    kept: Kept = Field(default_factory=Kept)
-    defaults: Defaults = Field(default_factory=Defaults)
+    recycle_after: int = Field(
+        default=10_000, ge=1, description="invocations after which a worker is replaced"
+    )
+    kept: Kept = Kept()
+    defaults: Defaults = Defaults()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -205,7 +220,7 @@ class Settings(BaseSettings):
         if not self.loopback and not self.tokens:
             raise InvalidSettings(
                 f"host is {self.host}, which other machines reach, and no tokens are configured",
-                "Set HEADRACE_TOKENS=NAME:SCOPE+SCOPE:SECRET (or tokens in headrace.toml), or listen on 127.0.0.1.",
+                "Set HEADRACE_TOKENS=NAME:SCOPE+SCOPE:SECRET, or listen on 127.0.0.1.",
             )
 
     def source_of(self, name: str) -> str:
@@ -240,12 +255,13 @@ def load_settings(
     config: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Read the settings of a node: headrace.toml, then HEADRACE_* variables, then flags; the last one that says wins.
+    """Read the settings of a node: headrace.toml, then HEADRACE_* variables, then flags; the last one that
+    says wins.
 
     Args:
         flags: values by setting; None means that the flag was not given.
-        config: the file; `HEADRACE_CONFIG` or `headrace.toml` in the working directory by default. A relative `data`, a SQLite
-            `store` and a folder of `objects` in it are relative to the file.
+        config: the file; `HEADRACE_CONFIG` or `headrace.toml` in the working directory by default. A relative
+            `data`, a SQLite `store` and a folder of `objects` in it are relative to the file.
         environ: the environment to check for unknown names; the process's own by default.
 
     Raises: InvalidSettings for a file that cannot be read, an unknown key, or a wrong value.
@@ -361,8 +377,8 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _key_lines(text: str) -> dict[str, int]:
-    """The line of each dotted key. Python's TOML reader keeps no positions; keys within multi-line values are not keys
-    of ours, so that at worst a line too many is noted."""
+    """The line of each dotted key. Python's TOML reader keeps no positions; keys within multi-line values are
+    not keys of ours, so that at worst a line too many is noted."""
     lines: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):

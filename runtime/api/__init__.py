@@ -1,1 +1,1 @@
-
+"""The HTTP face: users' routes, `/v1`, health and metrics."""

@@ -1,7 +1,7 @@
 """Answers: what the node said, as results and as errors of the one tree.
 
-Imports `errors` only. An error that came over HTTP is an instance of the class that the node raised, with the node's own
-message and hint, so that the same `except` works over HTTP and in one process.
+Imports `errors` only. An error that came over HTTP is an instance of the class that the node raised, with the
+node's own message and hint, so that the same `except` works over HTTP and in one process.
 """
 
 import json
@@ -87,8 +87,12 @@ def _answered_class(code: str, status: int) -> type[HeadraceError]:
         if kind.__dict__.get("code") == code:
             break
     else:
-        kind = _BY_STATUS.get(status) or (Retryable if status >= 502 else Invalid if status < 500 else HeadraceError)
-    return type(kind.__name__, (_Answered, kind), {"code": code, "http_status": status, "__doc__": kind.__doc__})
+        kind = _BY_STATUS.get(status) or (
+            Retryable if status >= 502 else Invalid if status < 500 else HeadraceError
+        )
+    return type(
+        kind.__name__, (_Answered, kind), {"code": code, "http_status": status, "__doc__": kind.__doc__}
+    )
 
 
 def _answered(code: str, status: int, message: str, hint: str, detail: Mapping[str, Any]) -> HeadraceError:
@@ -100,7 +104,9 @@ def recorded_error(detail: Mapping[str, Any]) -> HeadraceError:
     code = str(detail.get("code", ""))
     if code in BY_CODE or "type" in detail or not code:
         return failure(dict(detail))
-    return _answered(code, 422 if code == "invalid_event" else 500, str(detail.get("message", code)), "", detail)
+    return _answered(
+        code, 422 if code == "invalid_event" else 500, str(detail.get("message", code)), "", detail
+    )
 
 
 def answered_error(status: int, headers: Mapping[str, str], body: bytes) -> HeadraceError:

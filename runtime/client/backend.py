@@ -1,7 +1,8 @@
 """Backends: what a `Client` needs of a node, whether over HTTP or in this process.
 
-Imports nothing at run time but the future. Paths, queries and bodies are those of the HTTP API in both cases, so that the
-client has no second way to say anything; only `invoke` and `submit`, the hot paths, have methods of their own.
+Imports nothing at run time but the future. Paths, queries and bodies are those of the HTTP API in both cases,
+so that the client has no second way to say anything; only `invoke` and `submit`, the hot paths, have methods
+of their own.
 """
 
 from collections.abc import Mapping
@@ -53,17 +54,21 @@ class Backend(Protocol):
     """Where the node is, as errors show it."""
 
     def invoke(self, name: str, payload: bytes, *, wait: float | None = None) -> bytes:
-        """Run a function and return its result's JSON; `wait` is the most seconds to wait for it, None for no limit.
+        """Run a function and return its result's JSON; `wait` is the most seconds to wait for it, None for no
+        limit.
 
-        Raises the answer's error: InvocationFailed and its kinds, Unknown, Throttled, Unreachable; WaitTimeout after `wait`.
+        Raises the answer's error: InvocationFailed and its kinds, Unknown, Throttled, Unreachable;
+        WaitTimeout after `wait`.
         """
         ...
 
-    def submit(self, name: str, payload: bytes, *, options: SubmitOptions, future: "InvocationFuture") -> None:
+    def submit(
+        self, name: str, payload: bytes, *, options: SubmitOptions, future: "InvocationFuture"
+    ) -> None:
         """Have an invocation accepted, and report to the future: `accepted`, then `succeeded` or `failed`.
 
-        Returns before the node has accepted it. Blocks while more is unsent than the backend's bounds. Raises nothing about the
-        invocation itself: that goes to the future.
+        Returns before the node has accepted it. Blocks while more is unsent than the backend's bounds. Raises
+        nothing about the invocation itself: that goes to the future.
         """
         ...
 
@@ -79,8 +84,8 @@ class Backend(Protocol):
     ) -> Answer:
         """Make one call of the HTTP API. Any status is an answer; raises Unreachable when there is none.
 
-        A file as body is sent from where it stands to its end. GET, HEAD, PUT and DELETE may be made again after a broken
-        connection, other methods never.
+        A file as body is sent from where it stands to its end. GET, HEAD, PUT and DELETE may be made again
+        after a broken connection, other methods never.
         """
         ...
 

@@ -36,7 +36,8 @@ _ENCODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",",
 def encode_payload(value: object) -> bytes:
     """The value as JSON: JSON types, dataclasses, pydantic models, dates and times (ISO 8601).
 
-    Raises InvalidPayload for what JSON cannot hold: NaN, bytes, sets, text with lone surrogates, a value inside itself.
+    Raises InvalidPayload for what JSON cannot hold: NaN, bytes, sets, text with lone surrogates, a value
+    inside itself.
     """
     try:
         return _ENCODE(value).encode()

@@ -141,18 +141,21 @@ def plan_items(spec: Items, count: int) -> tuple[Range, ...]:
 def read_items(source: ByteSource, *, bucket: str = "", key: str = "") -> list[msgspec.Raw]:
     """The items of an object that holds a JSON array, each as undecoded JSON.
 
-    Raises: BadRecord if it is no JSON array in UTF-8, or larger than `ITEMS_BYTES_MAX`.
+    Raises: BadRecord if it is no JSON array, or above `ITEMS_BYTES_MAX`; BadEncoding if it is not UTF-8.
     """
     if source.size > ITEMS_BYTES_MAX:
         why = f"a JSON array is read whole, and {source.size:,} bytes are above {ITEMS_BYTES_MAX:,}"
         raise BadRecord(bucket, key, 0, 0, why, "Write one item a line and split by JsonLines.")
-    data = b"".join(blocks(source, 0, end=source.size)).removeprefix(codecs.BOM_UTF8)
+    data = b"".join(blocks(source, 0, end=source.size))
     try:
-        return msgspec.json.decode(data, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        raise BadRecord(
-            bucket, key, 0, 0, str(e), "Items needs one JSON array; for one a line use JsonLines."
-        ) from e
+        str(data, "utf-8")  # msgspec takes the text inside raw items on trust
+    except UnicodeDecodeError as e:
+        raise BadEncoding(bucket, key, e.start, "utf-8", e.reason) from e
+    try:
+        return msgspec.json.decode(data.removeprefix(codecs.BOM_UTF8), type=list[msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError) as e:
+        hint = "Items needs one JSON array; for one value a line use JsonLines."
+        raise BadRecord(bucket, key, 0, 0, str(e), hint) from e
 
 
 def _collect(cuts: Iterator[int], ranges: list[Range], begin: int) -> int:

@@ -7,14 +7,13 @@ object.
 import io
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from typing import Any, BinaryIO, Protocol, cast
 
 BLOCK_BYTES = 1 << 18
 """How much is searched at a time: small enough to stay in a core's cache between being read and being
 searched.
 """
-TEXT_BYTES = 1 << 16
+TEXT_BYTES = 1 << 15
 """How much is decoded at a time."""
 
 
@@ -110,10 +109,13 @@ def text_lines(
 ) -> io.TextIOWrapper:
     """The range as text. Iterating gives lines with their ends kept, as `open(newline=newline)` does.
 
-    The caller closes it. Raises UnicodeDecodeError from the read that meets bytes of another encoding.
+    The caller closes it. Its reads raise UnicodeDecodeError at bytes of another encoding, and EOFError when
+    the source ends before `end`.
     """
     stream: BinaryIO = source.open(start, end) if start < end else io.BytesIO()
-    return io.TextIOWrapper(cast(BinaryIO, _Readable(stream)), encoding=encoding, newline=newline)
+    return io.TextIOWrapper(
+        cast(BinaryIO, _Readable(stream, end - start)), encoding=encoding, newline=newline
+    )
 
 
 class _Readable(io.BufferedIOBase):
@@ -122,17 +124,21 @@ class _Readable(io.BufferedIOBase):
     The text reader asks for 8 KiB at a time and takes what it is given; larger pieces save it calls.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, left: int) -> None:
+        self._stream, self._left = stream, left
 
     def readable(self) -> bool:
         return True
 
     def read1(self, size: int = -1, /) -> bytes:
-        return self._stream.read(TEXT_BYTES)
+        data = self._stream.read(TEXT_BYTES)
+        self._left -= len(data)
+        if not data and self._left > 0:
+            raise EOFError(f"the input ended {self._left:,} bytes early")
+        return data
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return b"".join(iter(partial(self._stream.read, BLOCK_BYTES), b""))
+        return b"".join(iter(self.read1, b""))
 
     def close(self) -> None:
         if not self.closed:

@@ -25,13 +25,14 @@ class TriggerSpec(msgspec.Struct, frozen=True, kw_only=True):
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How a job is cut, mapped and aggregated.
 
-    `split` is a splitter's dictionary form. `reduce` is `tree`, `all` or None. `output` is `BUCKET` or `BUCKET/PREFIX`, where results
+    `split` is a splitter's dictionary form. `reduce` is `tree`, `all` or None; `initial` is the result of no chunks. `output` is `BUCKET` or `BUCKET/PREFIX`, where results
     are written. `tolerated_failures` is a count of chunks, or a fraction of them when below 1.
     """
 
     split: dict[str, Any]
     reduce: str | None = None
     finish: bool = False
+    initial: Any = None
     output: str | None = None
     max_concurrency: int | None = None
     tolerated_failures: float = 0

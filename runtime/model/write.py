@@ -150,7 +150,7 @@ class ChunkDone(msgspec.Struct, gc=False):
 class JobMoved(msgspec.Struct, gc=False):
     """A job's status, result or error changed. Refused with WrongState unless its status is one of `expected`.
 
-    Moving to `failed` or `cancelled` also ends the job's unclaimed waiting invocations as CANCELLED, in the same transaction.
+    `notes` are added to the job's plan. Moving to `failed` or `cancelled` also ends the job's unclaimed waiting invocations as CANCELLED, in the same transaction.
     """
 
     job: int
@@ -160,6 +160,7 @@ class JobMoved(msgspec.Struct, gc=False):
     result: bytes | None = None
     result_ref: str | None = None
     error: dict[str, Any] | None = None
+    notes: dict[str, Any] | None = None
 
 
 class JobRedriven(msgspec.Struct, gc=False):

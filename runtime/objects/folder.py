@@ -31,7 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from headrace.runtime.errors import InvalidBucketName, NoSuchObject, PreconditionFailed
+from headrace.runtime.errors import InvalidBucketName, InvalidSettings, NoSuchObject, PreconditionFailed
 from headrace.runtime.objects.folder_file import (
     UnchangedFile,
     check_content_type,
@@ -69,7 +69,7 @@ class FolderStore:
             still outlive the death of the process.
 
     Making one removes unfinished uploads of dead processes that are older than 24 hours. On storage that
-    cannot be written it serves reads. Raises: UnreadableStorage if the directory cannot be opened.
+    cannot be written it serves reads. Raises: InvalidSettings if `root` is no directory and none can be made.
     """
 
     def __init__(self, root: Path, *, fsync: bool = True) -> None:
@@ -77,14 +77,16 @@ class FolderStore:
         self._tree = FolderTree(self.root, fsync=fsync)
         with suppress(OSError):  # read-only storage serves reads; what is missing shows at the first use
             os.makedirs(os.path.join(self._tree.root_bytes, TEMPORARY), exist_ok=True)
+        if not self.root.is_dir():
+            raise InvalidSettings(
+                f"{self.root} is not a folder and cannot be made one", "Name another folder."
+            )
         remove_all_left_behind(self._tree)
 
     def buckets(self) -> builtins.list[str]:
         try:
             with os.scandir(self._tree.root_bytes) as entries:
                 names = [os.fsdecode(entry.name) for entry in entries if entry.is_dir()]
-        except FileNotFoundError:
-            return []
         except PermissionError as error:
             raise UnreadableStorage(str(self.root)) from error
         return sorted(name for name in names if name != SYSTEM_BUCKET and _is_bucket_name(name))

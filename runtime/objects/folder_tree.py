@@ -50,6 +50,7 @@ class FolderTree:
 
     @contextmanager
     def open_directory(self, bucket: str, names: Iterable[bytes]) -> Iterator[int]:
+        """The directory at the end of `names` below the bucket. Raises: NoSuchBucket, and as `step_into`."""
         directory = self.open_bucket(bucket)
         try:
             for name in names:
@@ -61,6 +62,7 @@ class FolderTree:
             os.close(directory)
 
     def open_bucket(self, bucket: str) -> int:
+        """The bucket's directory, for the caller to close; it may be a link. Raises: NoSuchBucket."""
         try:
             return os.open(self.bucket_path(bucket), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -78,6 +80,7 @@ class FolderTree:
         return os.path.join(self.root_bytes, check_bucket(bucket).encode())
 
     def path(self, bucket: str, key: str) -> str:
+        """What to call the place of a key in an error; never opened."""
         return f"{self.root}/{bucket}/{key}"
 
     @contextmanager
@@ -104,8 +107,7 @@ class FolderTree:
 def step_into(directory: int, name: bytes) -> int:
     """Open a directory inside another; the caller closes it.
 
-    Raises: FileNotFoundError if there is none; NotADirectoryError if it is something else, a link for
-    instance.
+    Raises: FileNotFoundError if there is none; NotADirectoryError if it is something else, such as a link.
     """
     try:
         return os.open(name, _DIRECTORY, dir_fd=directory)

@@ -179,8 +179,7 @@ class FolderUpload:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
                     raise
-                # A file system without hard links (exFAT, some shares): the lock still orders Headrace's own
-                # writers.
+                # No hard links here (exFAT, some shares): the lock still orders Headrace's own writes.
             else:
                 os.unlink(temporary, dir_fd=directory)
                 return
@@ -198,8 +197,7 @@ def remember_deleted(lock: int, deleted: os.stat_result) -> None:
     """Leave in the lock's time a floor for the sequencer of a key that comes back."""
     os.utime(lock)
     now_ns = os.fstat(lock).st_mtime_ns
-    # A date far ahead was made up by somebody, and must not become that of the other keys which share this
-    # lock.
+    # A date far ahead was made up by somebody, and must not become that of all keys which share this lock.
     if now_ns < deleted.st_mtime_ns < now_ns + _MADE_UP_DATE_NS:
         os.utime(lock, ns=(deleted.st_mtime_ns, deleted.st_mtime_ns))
 
@@ -219,8 +217,7 @@ def _open_hidden(tree: FolderTree, bucket: str) -> tuple[int, int, bytes]:
             with suppress(FileExistsError):
                 descriptor = os.open(name, flags, 0o666, dir_fd=directory)
                 break
-        # Held until the descriptor closes, so while the process lives: who cleans up leaves a locked file
-        # alone.
+        # Held until the descriptor closes or the process dies: who cleans up leaves a locked file alone.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return descriptor, directory, name
@@ -230,11 +227,12 @@ def _open_hidden(tree: FolderTree, bucket: str) -> tuple[int, int, bytes]:
 
 
 def remove_all_left_behind(tree: FolderTree) -> None:
+    """Remove dead processes' unfinished uploads older than 24 hours, as far as storage allows."""
     places = [os.path.join(tree.root_bytes, TEMPORARY)]
     with suppress(OSError), os.scandir(tree.root_bytes) as entries:
         places += [os.path.join(entry.path, TEMPORARY_IN_BUCKET) for entry in entries if entry.is_dir()]
     for place in places:
-        # Storage that refuses the cleaning still serves; what is left behind is hidden and harmless.
+        # What cannot be removed now is hidden and harmless.
         with suppress(OSError):
             _clean_directory(place)
 

@@ -7,6 +7,7 @@ file. So a `%` is escaped only where the name would otherwise read as one of our
 """
 
 import re
+from collections.abc import Iterable
 
 from headrace.runtime.errors import InvalidBucketName, InvalidKey
 
@@ -34,7 +35,7 @@ def check_bucket(name: str) -> str:
     if _BUCKET.fullmatch(name) is None:
         raise InvalidBucketName(
             name,
-            "it must be 3 to 63 lower-case letters, digits, dots and hyphens, with no dot or hyphen at an end",
+            "it must be 3 to 63 lower-case letters, digits, dots and hyphens, ending in no dot or hyphen",
         )
     if any(pair in name for pair in ("..", ".-", "-.")):
         raise InvalidBucketName(name, "a dot must stand between letters or digits")
@@ -93,6 +94,25 @@ def segment_of(name: str) -> str | None:
         if _escape(segment) == name and _needs_escape(segment):
             return segment
     return name
+
+
+def key_of_path(names: Iterable[str]) -> str | None:
+    """The key of a file, from its directories' names below the bucket and its own; None if it has none.
+
+    The inverse of `file_names`, for those who are told of files by path, as a watcher of a folder is.
+    """
+    segments = []
+    for name in names:
+        segment = segment_of(name)
+        if segment is None:
+            return None
+        segments.append(segment)
+    try:
+        key = "/".join(segments)
+        check_key(key)
+    except InvalidKey:
+        return None
+    return key
 
 
 def is_temporary_name(key: str) -> bool:

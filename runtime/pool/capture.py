@@ -1,7 +1,7 @@
 """Captures: the file that a worker's file descriptors 1 and 2 are, and what is kept of it.
 
-Imports nothing of Headrace. Worker and node share one open file, which has no name; it is read by position, and written by
-appending only, so neither disturbs the other. A worker empties it after each invocation.
+Imports nothing of Headrace. Worker and node share one open file, which has no name; it is read by position,
+and written by appending only, so neither disturbs the other. A worker empties it after each invocation.
 """
 
 import ctypes
@@ -38,7 +38,8 @@ def empty(descriptor: int) -> None:
 
 
 def head_and_tail(descriptor: int) -> tuple[bytes, int]:
-    """What is kept of the output, at most KEPT_BYTES and one line that says how much was cut, and its full size in bytes."""
+    """What is kept of the output, at most KEPT_BYTES and one line that says how much was cut, and its
+    full size in bytes."""
     total = size(descriptor)
     if total <= KEPT_BYTES:
         return os.pread(descriptor, total, 0), total

@@ -1,7 +1,7 @@
 """Frames: messages over a stream socket, each four bytes of length and then msgpack.
 
-Imports nothing of Headrace. A frame larger than FRAME_BYTES_MAX is refused by whoever reads it, so that a damaged length
-cannot make a reader allocate without bound.
+Imports nothing of Headrace. A frame larger than FRAME_BYTES_MAX is refused by whoever reads it, so that a
+damaged length cannot make a reader allocate without bound.
 """
 
 from typing import Any
@@ -40,7 +40,8 @@ class FrameReader:
     def feed(self, piece: bytes) -> list[Any]:
         """The messages that `piece` completes, in order, decoded.
 
-        Raises: FrameTooLarge; msgspec.DecodeError when a body is not msgpack. The stream is of no use after either.
+        Raises: FrameTooLarge; msgspec.DecodeError when a body is not msgpack. The stream is of no use after
+        either.
         """
         data: bytes | bytearray
         if self._rest:

@@ -1,7 +1,8 @@
 """Limits: how much anonymous memory a worker and its descendants may use, and how that is measured.
 
-Imports nothing of Headrace. RLIMIT_DATA refuses what one process asks for too much at once; sampling sees the whole process
-tree. RLIMIT_AS is never used, since numpy and Arrow reserve far more address space than they touch.
+Imports nothing of Headrace. RLIMIT_DATA refuses what one process asks for too much at once; sampling sees the
+whole process tree. RLIMIT_AS is never used, since numpy and Arrow reserve far more address space than they
+touch.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ def in_force() -> str:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Resident memory of a process that is backed by no file; 0 when there is no such process, or no /proc."""
+    """Resident memory of a process that is backed by no file; 0 when there is no such process, or no
+    /proc."""
     try:
         descriptor = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
     except OSError:
@@ -34,7 +36,8 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def limit_growth(growth_bytes: int) -> None:
-    """Let this process's private writable memory grow by `growth_bytes` from now, whatever limit was set before."""
+    """Let this process's private writable memory grow by `growth_bytes` from now, whatever limit was set
+    before."""
     if not LINUX:
         return
     used = _data_bytes()

@@ -1,7 +1,8 @@
-"""Processes: what Linux tells of them in /proc and what prctl asks for, with nothing outside the standard library.
+"""Processes: what Linux tells of them in /proc and what prctl asks for, with nothing outside the standard
+library.
 
-Imports nothing of Headrace. Elsewhere the questions have empty answers and the requests do nothing: there, a worker's end is
-noticed by its sockets, and descendants that leave its process group are not found.
+Imports nothing of Headrace. Elsewhere the questions have empty answers and the requests do nothing: there, a
+worker's end is noticed by its sockets, and descendants that leave its process group are not found.
 """
 
 import contextlib
@@ -9,21 +10,22 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable
 
 LINUX = sys.platform.startswith("linux")
 
 # From linux/prctl.h.
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 
-# A worker's oom_score_adj is this plus its slot. It is inherited over fork and exec, and cannot be lowered without privilege, so
-# it tells whose descendant a process is even after it left the session and lost its parents.
+# A worker's oom_score_adj is this plus its slot. It is inherited over fork and exec, and cannot be lowered
+# without privilege, so # it tells whose descendant a process is even after it left the session and lost its
+# parents.
 TAG_BASE = 300
 SLOTS_MAX = 600
 
 
 def die_with_parent(parent: int, signum: signal.Signals) -> None:
-    """Ask for `signum` when the thread that started this process ends; exit at once if `parent` is gone already."""
+    """Ask for `signum` when the thread that started this process ends; exit at once if `parent` is gone
+    already."""
     if LINUX:
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, int(signum), 0, 0, 0)
     if os.getppid() != parent:
@@ -37,7 +39,8 @@ def adopt_orphans() -> None:
 
 
 def tag(slot: int) -> None:
-    """Mark this process and what it will start as of `slot`, 0 to SLOTS_MAX - 1; also the kernel's first victims."""
+    """Mark this process and what it will start as of `slot`, 0 to SLOTS_MAX - 1; also the kernel's first
+    victims."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(TAG_BASE + slot))
 
@@ -70,6 +73,12 @@ def all_pids() -> list[int]:
         return []
 
 
+def kill_one(pid: int) -> None:
+    """SIGKILL for one process, if it is there and ours."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
     """Signal a process group and, should it not have made its group yet, its leader."""
     for send in (os.killpg, os.kill):
@@ -77,11 +86,29 @@ def kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
             send(pid, signum)
 
 
+def marked(mark: str) -> list[int]:
+    """Processes that were started with `mark`, NAME=VALUE, in their environment, or forked from such;
+    this one excepted."""
+    wanted = b"\0" + mark.encode() + b"\0"
+    found = []
+    for pid in all_pids():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environment = file.read()
+        except OSError:
+            continue
+        if wanted in b"\0" + environment and pid != os.getpid():
+            found.append(pid)
+    return found
+
+
 class ProcessTable:
-    """Who is whose child, kept up to date cheaply: a refresh reads new processes only, and all of them now and then."""
+    """Who is whose child, kept up to date cheaply: a refresh reads new processes only, and all of them
+    now and then."""
 
     def __init__(self, *, reread_every: int = 20) -> None:
         self._parents: dict[int, int] = {}
+        self._children: dict[int, list[int]] = {}
         self._reread_every = reread_every
         self._refreshes = 0
 
@@ -89,34 +116,24 @@ class ProcessTable:
         """Look again."""
         known = self._parents if self._refreshes % self._reread_every else {}
         self._refreshes += 1
-        parents = {}
+        self._parents, self._children = {}, {}
         for pid in all_pids():
             parent = known.get(pid)
             if parent is None:
                 found = parent_and_session(pid)
                 parent = found[0] if found else 0
-            parents[pid] = parent
-        self._parents = parents
+            self._parents[pid] = parent
+            self._children.setdefault(parent, []).append(pid)
 
-    def descendants(self, roots: Iterable[int]) -> list[int]:
-        """All processes below `roots`, without the roots."""
-        children: dict[int, list[int]] = {}
-        for pid, parent in self._parents.items():
-            children.setdefault(parent, []).append(pid)
+    def descendants(self, root: int) -> list[int]:
+        """All processes below `root`, as of the last refresh."""
         found: list[int] = []
-        ahead = list(roots)
-        seen = set(ahead)
+        ahead = [root]
+        seen = {root}  # a number that was used again between two refreshes could make a circle
         while ahead:
-            for pid in children.get(ahead.pop(), ()):
+            for pid in self._children.get(ahead.pop(), ()):
                 if pid not in seen:
                     seen.add(pid)
                     found.append(pid)
                     ahead.append(pid)
         return found
-
-    def descend(self) -> dict[int, list[int]]:
-        """Parent to children, for callers that ask about many roots."""
-        children: dict[int, list[int]] = {}
-        for pid, parent in self._parents.items():
-            children.setdefault(parent, []).append(pid)
-        return children

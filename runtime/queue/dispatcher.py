@@ -73,7 +73,7 @@ class SyncCounters(msgspec.Struct):
 class _Running:
     """An attempt that the pool holds."""
 
-    __slots__ = ("claim", "flow", "future", "id", "lane", "marked", "spec")
+    __slots__ = ("claim", "flow", "future", "id", "lane", "marked", "progress", "spec")
 
     def __init__(
         self, id: int, spec: FunctionSpec, flow: Flow, lane: Lane | None, claim: Claim | None, future: Any = None
@@ -85,6 +85,7 @@ class _Running:
         self.claim = claim
         self.future = future
         self.marked = False
+        self.progress: dict[str, Any] | None = None
 
 
 class _Settling:
@@ -127,6 +128,7 @@ class Dispatcher:
         self._sync_wait_s = sync_wait_s
         self._window = window
         self._pool: AttemptPool | None = None
+        self._pools: list[AttemptPool] = []
         self._specs: dict[str, FunctionSpec] = {}
         self._gates: dict[str, FunctionGate] = {}
         self._flows: dict[str, Flow] = {}
@@ -151,6 +153,8 @@ class Dispatcher:
     def use(self, pool: AttemptPool, functions: Iterable[FunctionSpec]) -> None:
         """Run on `pool` from now on, with these functions; what already runs elsewhere ends there."""
         self._pool = pool
+        if pool not in self._pools:
+            self._pools.append(pool)
         self._specs = {spec.name: spec for spec in functions}
         for spec in self._specs.values():
             gate = self._gates.get(spec.name)
@@ -161,6 +165,11 @@ class Dispatcher:
             self._refill(flow)
             self._offer(flow)
         self.dispatch()
+
+    def retire(self, pool: AttemptPool) -> None:
+        """The pool has stopped: nothing of it is asked any more."""
+        if pool in self._pools:
+            self._pools.remove(pool)
 
     async def start(self, *, paused: Iterable[str] = ()) -> None:
         """Begin claiming what the store holds."""
@@ -296,10 +305,6 @@ class Dispatcher:
 
         self.submit(puts, done, before=before)
         return await future
-
-    def arrived(self, puts: Sequence[Put], applied: Sequence[Applied]) -> None:
-        """Invocations that were recorded by other writes (a job's plan) are there: dispatch them."""
-        self._arrived(puts, applied)
 
     def adopt(self, flow: str, function: str, *, limit: int | None = None) -> None:
         """The store holds new waiting invocations of a flow that nobody claimed yet: load them. `limit` is the flow's own
@@ -679,8 +684,8 @@ class Dispatcher:
         Raises WrongState when it has ended, from the store.
         """
         token = self._tokens.get(id)
-        if token is not None and self._pool is not None:
-            return self._pool.kill(token)
+        if token is not None:
+            return any(pool.kill(token) for pool in self._pools)
         now = self._clock.now()
         for flow in self._flows.values():
             for lane in flow.lanes.values():
@@ -703,8 +708,8 @@ class Dispatcher:
     def kill_job(self, job: int) -> None:
         """Stop every running invocation of a job."""
         for token, held in list(self._running.items()):
-            if held.claim is not None and held.claim.invocation.job == job and self._pool is not None:
-                self._pool.kill(token)
+            if held.claim is not None and held.claim.invocation.job == job:
+                any(pool.kill(token) for pool in self._pools)
 
     async def pause(self, function: str, *, paused: bool) -> None:
         """Stop starting a function's invocations, or go on. The backlog is kept. Raises UnknownFunction."""
@@ -722,11 +727,46 @@ class Dispatcher:
     def output(self, id: int) -> bytes:
         """What a running invocation has printed so far."""
         token = self._tokens.get(id)
-        return self._pool.output(token) if token is not None and self._pool is not None else b""
+        if token is None:
+            return b""
+        return next((found for pool in self._pools if (found := pool.output(token))), b"")
 
-    def redriven(self, flow: str, function: str) -> None:
-        """An invocation of the flow was put back to waiting."""
+    def wake(self, flow: str, function: str) -> None:
+        """Something of the flow waits in the store that nobody claimed."""
         self._need(self._flow(flow, function))
+
+    async def hand_back(self, flow: str) -> None:
+        """Release what is ready of a flow, so that it can be ended in the store."""
+        found = self._flows.get(flow)
+        if found is None:
+            return
+        ready = [claim for lane in found.lanes.values() for claim in lane.ready]
+        for lane in found.lanes.values():
+            lane.ready.clear()
+        await self._store.release(ready)
+
+    def drop_flow(self, flow: str) -> None:
+        """Forget a flow that has ended."""
+        found = self._flows.get(flow)
+        if found is not None and found.running == 0 and found.held == 0:
+            del self._flows[flow]
+
+    def running_in(self, flow: str) -> int:
+        """Attempts of a flow that the pool holds."""
+        found = self._flows.get(flow)
+        return found.running if found is not None else 0
+
+    def progress(self, token: int, told: dict[str, Any]) -> None:
+        """A function said how far it is; kept until its attempt ends."""
+        held = self._running.get(token)
+        if held is not None:
+            held.progress = told
+
+    def progress_of(self, id: int) -> dict[str, Any] | None:
+        """How far a running invocation said it is."""
+        token = self._tokens.get(id)
+        held = self._running.get(token) if token is not None else None
+        return held.progress if held is not None else None
 
     def is_running(self, id: int) -> bool:
         """Whether this node's pool holds the invocation."""
@@ -847,11 +887,11 @@ class Dispatcher:
     async def _mark_long(self) -> None:
         while True:
             await self._clock.sleep(MARK_AFTER_S)
-            if self._pool is None or not self._running:
+            if not self._running:
                 continue
             now = self._clock.now()
             marks: list[Write] = []
-            for token, seconds in self._pool.running():
+            for token, seconds in [item for pool in self._pools for item in pool.running()]:
                 held = self._running.get(token)
                 if held is not None and held.claim is not None and not held.marked and seconds >= MARK_AFTER_S:
                     held.marked = True

@@ -1,8 +1,8 @@
 """Claims of the one process that owns a SQLite file: held in memory, since they die with the process anyway.
 
-Imports the floor only. Only the writer's thread touches a `Claims`, between the transactions that it concerns, so a claim
-can neither be given out twice nor outlive the commit that ends it. Changes made for a transaction are noted and taken back
-when it, or one caller's part of it, is undone.
+Imports the floor only. Only the writer's thread touches a `Claims`, between the transactions that it
+concerns, so a claim can neither be given out twice nor outlive the commit that ends it. Changes made for a
+transaction are noted and taken back when it, or one caller's part of it, is undone.
 """
 
 from headrace.runtime.model.invocation import Claim, Invocation
@@ -81,7 +81,8 @@ class Claims:
     def expired(self, now: float) -> set[str]:
         return {node for node, until in self.leases.items() if until <= now}
 
-    # ---- heads: everything in (flow, priority) up to the head is claimed, so that no claim reads it again ----
+    # ---- heads: everything in (flow, priority) up to the head is claimed, so that no claim reads it again
+    # ----
 
     def head(self, flow: str, priority: int) -> tuple[float, int]:
         """The (due_at, id) after which unclaimed invocations may be."""

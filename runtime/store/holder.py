@@ -1,8 +1,8 @@
 """Holder: the one process that may use a data folder, kept by a lock on a file beside the database.
 
-Imports the floor only. The lock is flock(2)'s: the kernel drops it when the last copy of the descriptor is closed, so a
-killed process leaves nothing behind; but a child that inherited it keeps it, which is how a node waits for the zygote of
-the node before it.
+Imports the floor only. The lock is flock(2)'s: the kernel drops it when the last copy of the descriptor is
+closed, so a killed process leaves nothing behind; but a child that inherited it keeps it, which is how a node
+waits for the zygote of the node before it.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Holder:
         return self._fd
 
     async def take(self) -> None:
-        """Take the lock and write this process into the file. Raises DataInUse after `PATIENCE_S`, ReadOnlyStorage."""
+        """Take the lock and name this process in the file. Raises DataInUse, ReadOnlyStorage."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -57,7 +57,7 @@ class Holder:
         self._fd = fd
 
     def drop(self) -> None:
-        """Give the lock up. The file stays: removing it would let two processes lock two files of one name."""
+        """Give the lock up. The file stays: two processes must not lock two files of one name."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

@@ -113,13 +113,18 @@ class InvocationStore(Protocol):
     ) -> list[Record]:
         """Invocations, newest id first, with ids below `before`."""
 
+    async def ended(self, ids: Sequence[int]) -> list[Record]:
+        """Those of up to 10,000 invocations that have ended."""
+
     async def counters(self) -> dict[str, Counters]:
         """The books, by function."""
 
     async def paused(self) -> set[str]:
         """The functions that are paused."""
 
-    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> list[str]:
+    async def expire(
+        self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
+    ) -> list[str]:
         """Remove up to `limit` ended invocations: succeeded and cancelled ones that ended before `succeeded_before` or are beyond
         the newest `keep`, dead ones that ended before `dead_before`; with jobs that ended before `dead_before` and their
         invocations. An unended job's invocations stay. Returns the object addresses (payload_ref, result_ref in the system bucket)
@@ -147,7 +152,9 @@ class JobStore(Protocol):
 class TriggerStore(Protocol):
     """What triggers ask."""
 
-    async def ledger(self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000) -> list[LedgerRow]:
+    async def ledger(
+        self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000
+    ) -> list[LedgerRow]:
         """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
 
     async def cursor(self, name: str) -> str | None:

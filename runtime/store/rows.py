@@ -15,12 +15,14 @@ from headrace.runtime.model.spec import JobSpec
 Row = Sequence[Any]
 
 INVOCATION = (
-    "id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts, payload_ref, idempotency_key,"
+    "id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts, payload_ref,"
+    " idempotency_key,"
     " tags, source, job, stage, idx"
 )
 RECORD = f"{INVOCATION}, status, started_at, ended_at, result, result_ref, error, node"
 JOB = (
-    "id, function, spec, input, status, accepted_at, generation, chunks, levels, plan, tags, code_version, started_at,"
+    "id, function, spec, input, status, accepted_at, generation, chunks, levels, plan, tags, code_version,"
+    " started_at,"
     " ended_at, result, result_ref, error"
 )
 
@@ -39,17 +41,19 @@ def invocation_row(invocation: Invocation) -> tuple[Any, ...]:
     job = invocation.job
     return (
         invocation.id, invocation.function, invocation.flow, invocation.payload, invocation.accepted_at,
-        invocation.due_at, invocation.expires_at, invocation.priority, invocation.attempts, invocation.payload_ref,
-        invocation.idempotency_key, invocation.tags, invocation.source, job, None if job is None else invocation.stage,
-        None if job is None else invocation.index,
+        invocation.due_at, invocation.expires_at, invocation.priority, invocation.attempts,
+        invocation.payload_ref, invocation.idempotency_key, invocation.tags, invocation.source, job, None if
+        job is None else invocation.stage, None if job is None else invocation.index,
     )  # fmt: skip
 
 
 def invocation_of(row: Row) -> Invocation:
     """The invocation behind a row that begins with the columns of `INVOCATION`."""
-    (id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts, payload_ref, key, tags, source, job,
+    (id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts, payload_ref, key, tags,
+    source, job,
      stage, idx) = row[:16]  # fmt: skip
-    return Invocation(id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts, payload_ref,
+    return Invocation(id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts,
+    payload_ref,
                       key, tags, source, job, stage or 0, idx or 0)  # fmt: skip
 
 

@@ -1,14 +1,15 @@
 """The schema, as SQLAlchemy Core metadata: the truth that `schema.sql` and the migrations are compared with.
 
-Imported by migrations and tests only: a node starts from `schema.sql`, since importing SQLAlchemy takes longer than opening
-the database. `python -m headrace.runtime.store.schema` prints what that file must hold.
+Imported by migrations and tests only: a node starts from `schema.sql`, since importing SQLAlchemy takes
+longer than opening the database. `python -m headrace.runtime.store.schema` prints what that file must hold.
 
-In `invocation` the payload and the result come last, so that a scan of the columns before them never reads overflow pages.
-The partial indexes are chosen for the usual path: an accepted and settled invocation enters `ready` and leaves it, and
-enters `settled`; all others hold rare rows only.
+In `invocation` the payload and the result come last, so that a scan of the columns before them never reads
+overflow pages. The partial indexes are chosen for the usual path: an accepted and settled invocation enters
+`ready` and leaves it, and enters `settled`; all others hold rare rows only.
 """
 
 import sys
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -39,7 +40,7 @@ _ROW_ID = BigInteger().with_variant(Integer(), "sqlite")
 _BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
 
 
-def _only(condition: str) -> dict[str, object]:
+def _only(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
@@ -188,17 +189,20 @@ node = Table(
     sqlite_with_rowid=False,
 )
 
-# Alembic's own table, in the shape that Alembic gives it, so that migrations can take over from a fresh schema.
+# Alembic's own table, in the shape that Alembic gives it, so that migrations can take over from a fresh
+# schema.
 revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
 
 FACTS = (("schema", str(SCHEMA)), ("min_reader", str(MIN_READER)), ("nodes", "0"))
-"""Rows of `meta` in a fresh database: its schema, the oldest that may read it, the last node number given out."""
+"""Rows of `meta` when fresh: the schema, the oldest that may read it, the last node number given out."""
 
 
 def fresh_sql() -> str:
     """The statements that make a fresh SQLite database."""
-    dialect = sqlite.dialect()  # type: ignore[no-untyped-call]
-    parts = ["-- Generated from schema.py by `python -m headrace.runtime.store.schema`; a test compares them.\n"]
+    dialect = sqlite.dialect()
+    parts = [
+        "-- Generated from schema.py by `python -m headrace.runtime.store.schema`; a test compares them.\n"
+    ]
     for table in metadata.sorted_tables:
         parts.append(_tidy(str(CreateTable(table).compile(dialect=dialect))))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):

@@ -1,16 +1,17 @@
 """Transaction: many callers' lists of writes in one commit, each list atomic for itself.
 
-Imports the floor and its own room. Nearly all lists hold only accepted invocations and ends of attempts. Those are checked
-against the claims in memory, gathered over callers, and written by a few statements of many rows each: Python's `sqlite3`
-gives up the interpreter lock at every step of a statement, and may wait milliseconds for it beside a busy event loop, so
-what counts is the number of statements, not of rows. All other lists run one by one, each inside a savepoint.
+Imports the floor and its own room. Nearly all lists hold only accepted invocations and ends of attempts.
+Those are checked against the claims in memory, gathered over callers, and written by a few statements of many
+rows each: Python's `sqlite3` gives up the interpreter lock at every step of a statement, and may wait
+milliseconds for it beside a busy event loop, so what counts is the number of statements, not of rows. All
+other lists run one by one, each inside a savepoint.
 """
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from headrace.runtime.errors import HeadraceError, LeaseLost
+from headrace.runtime.errors import Duplicate, HeadraceError, LeaseLost
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Claim, Invocation, Status
 from headrace.runtime.model.write import Applied, ChunkDone, MarkRunning, Put, Retry, Settle, Write
@@ -28,17 +29,15 @@ _ENDED = (_SUCCEEDED, _DEAD, _CANCELLED)
 # Rows a statement; each size is one prepared statement, so there are few.
 _SIZES = (1000, 100, 10, 1)
 
-_PUT_PLAIN = (
-    "INSERT INTO invocation (id, function, flow, payload, accepted_at, due_at, expires_at, priority, status, attempts)"
-    " SELECT column1, column2, column3, column4, column5, column6, column7, column8, 0, 0 FROM (VALUES {rows})"
-)
 _PUT = f"INSERT INTO invocation ({INVOCATION}, status) VALUES {{rows}}"
 _SETTLE_PLAIN = (
-    "UPDATE invocation SET status = v.column2, attempts = v.column3, started_at = v.column4, ended_at = v.column5,"
+    "UPDATE invocation SET status = v.column2, attempts = v.column3, started_at = v.column4, ended_at ="
+    " v.column5,"
     " result = v.column6, error = NULL FROM (VALUES {rows}) AS v WHERE id = v.column1"
 )
 _SETTLE = (
-    "UPDATE invocation SET status = ?2, attempts = ?3, started_at = ?4, ended_at = ?5, result = ?6, result_ref = ?7,"
+    "UPDATE invocation SET status = ?2, attempts = ?3, started_at = ?4, ended_at = ?5, result = ?6,"
+    " result_ref = ?7,"
     " error = ?8 WHERE id = ?1"
 )
 _RETRY = (
@@ -47,8 +46,10 @@ _RETRY = (
 )
 _MARK = "UPDATE invocation SET status = 1, node = ?2, started_at = ?3 WHERE id = ?1"
 _COUNT = (
-    "INSERT INTO counter (function, accepted, succeeded, dead, cancelled, deduplicated) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (function) DO UPDATE SET accepted = accepted + excluded.accepted, succeeded = succeeded + excluded.succeeded,"
+    "INSERT INTO counter (function, accepted, succeeded, dead, cancelled, deduplicated) VALUES (?, ?, ?, ?,"
+    " ?, ?)"
+    " ON CONFLICT (function) DO UPDATE SET accepted = accepted + excluded.accepted, succeeded = succeeded +"
+    " excluded.succeeded,"
     " dead = dead + excluded.dead, cancelled = cancelled + excluded.cancelled,"
     " deduplicated = deduplicated + excluded.deduplicated"
 )
@@ -59,7 +60,8 @@ def _statements(text: str, row: str) -> dict[int, str]:
 
 
 _PUT_PLAIN_BY_SIZE = _statements(
-    "INSERT INTO invocation (id, function, flow, payload, accepted_at, due_at, expires_at, priority, status, attempts)"
+    "INSERT INTO invocation (id, function, flow, payload, accepted_at, due_at, expires_at, priority,"
+    " status, attempts)"
     " VALUES {rows}",
     "(?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
 )
@@ -82,7 +84,7 @@ def lease_lost(claim: Claim) -> Refused:
 
 
 class Tally:
-    """What a transaction adds to the books, by function: accepted, succeeded, dead, cancelled, deduplicated."""
+    """What a transaction adds to the books, by function, in the columns below."""
 
     def __init__(self) -> None:
         self.by_function: dict[str, list[int]] = {}
@@ -104,10 +106,17 @@ ACCEPTED, SUCCEEDED, DEAD, CANCELLED, DEDUPLICATED = range(5)
 
 
 class Transaction:
-    """The lists of one commit. `run`, then `close`, then the caller commits; on any error it rolls back and calls `undo`."""
+    """The lists of one commit: `run`, `close`, then the caller commits; on any error it rolls back and
+    `undo`es.
+    """
 
-    def __init__(self, db: sqlite3.Connection, claims: Claims, cold: Callable[["Transaction", Write, float], Applied],
-                 gather: Callable[["Transaction", ChunkDone], Applied]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        claims: Claims,
+        cold: Callable[["Transaction", Write, float], Applied],
+        gather: Callable[["Transaction", ChunkDone], Applied],
+    ) -> None:
         self.db = db
         self.claims = claims
         self.tally = Tally()
@@ -126,12 +135,12 @@ class Transaction:
     def run(self, lists: Iterable[tuple[Sequence[Write], float]], *, carefully: bool) -> list[Answer]:
         """Write every list; one answer each, in order.
 
-        `carefully` gives each list a savepoint of its own. Without it an error that is one list's fault reaches the caller,
-        who rolls back and runs all of them carefully.
+        `carefully` gives each list a savepoint of its own. Without it an error that is one list's fault
+        reaches the caller, who rolls back and runs all of them carefully.
         """
         answers: list[Answer] = []
         for writes, now in lists:
-            if carefully or not _HOT.issuperset(map(type, writes)):
+            if carefully or not _usual(writes):
                 self.flush()
                 answers.append(self._apart(writes, now))
             else:
@@ -141,7 +150,9 @@ class Transaction:
 
     def close(self) -> None:
         """Record the books."""
-        self.db.executemany(_COUNT, [(name, *row) for name, row in self.tally.by_function.items() if any(row)])
+        self.db.executemany(
+            _COUNT, [(name, *row) for name, row in self.tally.by_function.items() if any(row)]
+        )
 
     def undo(self) -> None:
         """Forget everything; the database has been rolled back."""
@@ -179,7 +190,7 @@ class Transaction:
         try:
             answers: list[Applied] = []
             for write in writes:
-                if type(write) in _HOT:
+                if type(write) in _USUAL:
                     self._gather_one(write, now, answers)
                 else:
                     self.flush()
@@ -192,6 +203,8 @@ class Transaction:
                 raise
             self._back_out(mark)
             self.tally = tally
+            if isinstance(error, sqlite3.IntegrityError):
+                error = Refused(Duplicate(f"one of the ids ({error})"))
             if not isinstance(error, Refused):
                 return error
             if error.after is not None:
@@ -213,7 +226,7 @@ class Transaction:
     def _gather_one(self, write: Write, now: float, answers: list[Applied]) -> None:
         kind = type(write)
         if kind is Put:
-            answers.append(self._put(write))  # type: ignore[arg-type]
+            answers.append(self._put(write, now))  # type: ignore[arg-type]
         elif kind is Settle:
             self._settle(write, now)  # type: ignore[arg-type]
             answers.append(PLAIN)
@@ -229,11 +242,11 @@ class Transaction:
             self._mark(write)  # type: ignore[arg-type]
             answers.append(PLAIN)
 
-    def _put(self, write: Put) -> Applied:
+    def _put(self, write: Put, now: float) -> Applied:
         invocation = write.invocation
         if invocation.idempotency_key is not None or invocation.job is not None:
             self.flush()
-            return self._cold(self, write, 0.0)
+            return self._cold(self, write, now)
         return self.accept(invocation, write.node)
 
     def accept(self, invocation: Invocation, node: str | None) -> Applied:
@@ -243,8 +256,8 @@ class Transaction:
             and invocation.attempts == 0 and invocation.job is None and invocation.idempotency_key is None
         ):  # fmt: skip
             self._puts_plain += (
-                invocation.id, invocation.function, invocation.flow, invocation.payload, invocation.accepted_at,
-                invocation.due_at, invocation.expires_at, invocation.priority,
+                invocation.id, invocation.function, invocation.flow, invocation.payload,
+                invocation.accepted_at, invocation.due_at, invocation.expires_at, invocation.priority,
             )  # fmt: skip
         else:
             self._puts += invocation_row(invocation)
@@ -298,7 +311,7 @@ class Transaction:
     # ---- statements ----
 
     def flush(self) -> None:
-        """Write the gathered rows: first what accepts, last what ends, which is the order they can depend on each other."""
+        """Write the gathered rows: first what accepts, last what ends, since that is how they may depend."""
         if self._puts_plain:
             self._many(_PUT_PLAIN_BY_SIZE, self._puts_plain, 8)
             self._puts_plain = []
@@ -324,7 +337,11 @@ class Transaction:
         """Accept the reduces whose groups these chunks completed; the last chunk of a group asks for all."""
         chunks, self._chunks = self._chunks, []
         last = {
-            (chunk.settle.claim.invocation.job, chunk.settle.claim.invocation.stage, chunk.group): (answers, place, chunk)
+            (chunk.settle.claim.invocation.job, chunk.settle.claim.invocation.stage, chunk.group): (
+                answers,
+                place,
+                chunk,
+            )
             for answers, place, chunk in chunks
         }
         for answers, place, chunk in last.values():
@@ -341,16 +358,29 @@ class Transaction:
 
     def _lengths(self) -> tuple[int, ...]:
         return (
-            len(self._puts_plain), len(self._puts), len(self._marks), len(self._retries), len(self._settles_plain),
-            len(self._settles), len(self._chunks),
+            len(self._puts_plain), len(self._puts), len(self._marks), len(self._retries),
+            len(self._settles_plain), len(self._settles), len(self._chunks),
         )  # fmt: skip
 
     def _truncate(self, lengths: tuple[int, ...]) -> None:
         gathered: tuple[list[Any], ...] = (
-            self._puts_plain, self._puts, self._marks, self._retries, self._settles_plain, self._settles, self._chunks,
+            self._puts_plain, self._puts, self._marks, self._retries, self._settles_plain, self._settles,
+            self._chunks,
         )  # fmt: skip
         for rows, length in zip(gathered, lengths, strict=True):
             del rows[length:]
 
 
-_HOT: frozenset[type] = frozenset((Put, Settle, Retry, MarkRunning, ChunkDone))
+_USUAL: frozenset[type] = frozenset((Put, Settle, Retry, MarkRunning, ChunkDone))
+
+
+def _usual(writes: Sequence[Write]) -> bool:
+    """Whether a list can be checked in memory alone."""
+    for write in writes:
+        if type(write) is Put:
+            invocation = write.invocation
+            if invocation.idempotency_key is not None or invocation.job is not None:
+                return False
+        elif type(write) not in _USUAL:
+            return False
+    return True

@@ -107,11 +107,10 @@ def test_json_lines_come_back_as_they_were_written(values: list[Any]) -> None:
 @pytest.mark.parametrize("bad", [b"{", b"1 2", b'{"a":1}{"b":2}', b"NaN", b"[" * 100_000])
 def test_a_bad_json_line_is_named_after_the_good_ones(bad: bytes) -> None:
     [chunk] = chunks(JsonLines(), b'1\n\n{"a":2}\n' + bad + b"\n3\n")
-    seen = []
+    seen: list[Any] = []
 
     with pytest.raises(BadRecord) as caught:
-        for value in chunk.records():
-            seen.append(value)
+        seen.extend(chunk.records())
 
     assert seen == [1, {"a": 2}]
     assert (caught.value.key, caught.value.offset, caught.value.record) == ("a.txt", 11, 2)
@@ -166,9 +165,13 @@ def test_nul_bytes_are_characters_or_bad_records_as_pythons_csv_has_them() -> No
 
 def test_an_error_of_the_reading_function_stays_its_own() -> None:
     [chunk] = chunks(Csv(header=False), b"1\n2\n")
-    with pytest.raises(csv.Error, match="mine"):
+
+    def function() -> None:
         for _ in chunk.rows():
             raise csv.Error("mine")
+
+    with pytest.raises(csv.Error, match="mine"):
+        function()
 
 
 def test_a_chunk_has_bytes_text_lines_and_a_place() -> None:
@@ -201,6 +204,14 @@ def test_a_chunk_travels_as_json() -> None:
         again = chunk_from_dict(msgspec.json.decode(msgspec.json.encode(chunk.to_dict())), BytesSource(data))
         assert list(again.records()) == list(chunk.records())
         assert again.to_dict() == chunk.to_dict()
+
+
+@pytest.mark.parametrize("spec", [Csv(header=False), Lines(), JsonLines()])
+def test_a_chunk_cut_short_on_its_way_is_noticed(spec: TextSplit) -> None:
+    chunk = Chunk(spec, BytesSource(b"1\n2\n"), index=0, start=0, end=6, size=6, encoding="utf-8")
+    for read in (chunk.records, chunk.lines, chunk.bytes, chunk.text):
+        with pytest.raises(EOFError):
+            list(read())
 
 
 def test_a_partly_read_chunk_closes_its_stream() -> None:

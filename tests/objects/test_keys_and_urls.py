@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.runtime.errors import InvalidObjectUrl, InvalidSettings
 from headrace.runtime.objects.folder import FolderStore
-from headrace.runtime.objects.key import file_name, file_names, is_temporary_name, segment_of
+from headrace.runtime.objects.key import file_name, file_names, is_temporary_name, key_of_path, segment_of
 from headrace.runtime.objects.url import open_store, parse_object_url
 
 _TRICKY = st.text(st.sampled_from("%250EFfa.\x00\x0a"), max_size=10)
@@ -84,6 +84,15 @@ def test_names_that_are_no_ones_stand_for_no_segment(name: str) -> None:
 )
 def test_names_of_unfinished_files_are_known(key: str, temporary: bool) -> None:
     assert is_temporary_name(key) is temporary
+
+
+def test_a_path_below_a_bucket_leads_back_to_its_key() -> None:
+    for key in ("in/report.csv", "a//b", "../x", "%25/", "ü/.DS_Store"):
+        assert key_of_path(name.decode() for name in file_names(key)) == key
+    assert key_of_path([".headrace-tmp", "upload-1-1"]) is None
+    assert key_of_path(["%"]) is None
+    assert key_of_path(["not utf-8: \udcff"]) is None
+    assert key_of_path(["x" * 250] * 5) is None
 
 
 def test_an_object_url_names_bucket_and_key() -> None:

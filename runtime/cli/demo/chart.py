@@ -1,14 +1,15 @@
 """The demo's chart: mean sentiment by product, and how the scores of all reviews are distributed.
 
-Imports matplotlib when a chart is drawn, never before: it is an extra (`headrace[examples]`) and slow to load.
+Imports matplotlib when a chart is drawn, never before: it is an extra (`headrace[examples]`), and slow to
+load.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Blue and vermilion of the Okabe-Ito palette, which people with any kind of colour blindness tell apart. Each bar also
-# points to its own side and carries its figure, so the colour is never the only sign.
+# Blue and vermilion of the Okabe-Ito palette, which people with any kind of colour blindness tell apart. Each
+# bar also points to its own side and carries its figure, so the colour is never the only sign.
 GOOD, BAD, PLAIN = "#0072B2", "#D55E00", "#8A8A8A"
 INK, GRID = "#262626", "#D9D9D9"
 PRODUCTS_MAX = 24
@@ -26,10 +27,11 @@ def draw_chart(result: Mapping[str, Any], path: Path, *, source: str) -> None:
     Raises: ImportError without matplotlib; ValueError for a suffix it cannot write; OSError.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     shown, left_out = _shown(result)
-    figure = Figure(figsize=(13, max(4.6, 1.9 + 0.36 * len(shown))), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.04)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04)
+    figure = Figure(figsize=(13, max(4.6, 1.9 + 0.36 * len(shown))), layout=layout, facecolor="white")
     bars, spread = figure.subplots(1, 2, width_ratios=(3, 2))
     figure.suptitle(
         f"Sentiment of {result['reviews']:,} reviews of {len(result['products']):,} "
@@ -74,7 +76,7 @@ def _draw_means(axes: Any, shown: list[tuple[str, Mapping[str, Any]]]) -> None:
     axes.barh(rows, means, height=0.68, color=[GOOD if mean >= 0 else BAD for mean in means], zorder=2)
     for row, mean in zip(rows, means, strict=True):
         axes.annotate(
-            f"{mean:+.2f}".replace("-", "−"), (mean, row), xytext=(5 if mean >= 0 else -5, 0), textcoords="offset points",
+            _signed(mean, ".2f"), (mean, row), xytext=(5 if mean >= 0 else -5, 0), textcoords="offset points",
             ha="left" if mean >= 0 else "right", va="center", fontsize=9.5, color=INK,
         )  # fmt: skip
     reach = min(1.0, max([0.2, *map(abs, means)]) * 1.22)
@@ -86,7 +88,7 @@ def _draw_means(axes: Any, shown: list[tuple[str, Mapping[str, Any]]]) -> None:
     _finish(
         axes,
         title="Mean score by product",
-        x_label="mean compound score (−1 negative, +1 positive)",
+        x_label="mean compound score from -1, negative, to +1, positive",
         grid="x",
     )
 
@@ -101,7 +103,7 @@ def _draw_distribution(axes: Any, result: Mapping[str, Any]) -> None:
     top = max([1, *counts])
     axes.set_ylim(0, top * 1.22)
     axes.set_xlim(low - width / 4, high + width / 4)
-    axes.set_xticks([low, (low + high) / 2, high], [f"−{-low:g}", "0", f"+{high:g}"])
+    axes.set_xticks([low, (low + high) / 2, high], [_signed(low, "g"), "0", _signed(high, "g")])
     every = max(1, result["reviews"])
     for x, kind, color in ((-0.62, "negative", BAD), (0.0, "neutral", "#595959"), (0.62, "positive", GOOD)):
         axes.text(
@@ -126,6 +128,10 @@ def _finish(axes: Any, *, title: str, x_label: str, grid: str) -> None:
     axes.tick_params(length=0, colors=INK)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
+
+
+def _signed(value: float, form: str) -> str:
+    return format(value, f"+{form}").replace("-", "\N{MINUS SIGN}")
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,7 @@
 """Phrases: what the demo's invented customers say.
 
-Imports nothing. `{part}` and `{time}` are filled in. The sentences differ in length, praise, blame and punctuation as real
-ones do; quotes, commas and line breaks are there on purpose, since CSV files are hard to cut where they occur.
+Imports nothing. `{part}` and `{time}` are filled in. The sentences differ in length, praise, blame and
+punctuation as real ones do; quotes and commas are there on purpose, since they make CSV files hard to cut.
 """
 
 PRODUCTS: dict[str, tuple[float, tuple[str, ...]]] = {

@@ -1,7 +1,7 @@
 """The reviews file that the demo makes when it is given none: invented, repeatable, and awkward to cut.
 
-Imports its phrases only. Commas, doubled quotes and line breaks stand inside quoted fields, so that nothing but a parse,
-or Headrace's counting of quotes, can tell where a record ends.
+Imports its phrases only. Commas, doubled quotes and line breaks stand inside quoted fields, so that only a
+parse, or Headrace's counting of quotes, can tell where a record ends.
 """
 
 import csv
@@ -22,8 +22,9 @@ def write_reviews(
 ) -> int:
     """Write a CSV file of reviews.
 
-    `rating` is what people who read the review thought of it, from -4 to 4 in steps of 0.05; one in ten has none. It
-    follows from the same mood as the sentences, with noise, so that it agrees with a good analysis but not wholly.
+    `rating` is what people who read the review thought of it, from -4 to 4 in steps of 0.05; one in ten has
+    none. It follows from the same mood as the sentences, and noise: it agrees with a good analysis, but
+    not wholly.
 
     Args:
         path: written from the start; the folder must exist.

@@ -1,0 +1,144 @@
+"""Answers: the one error model, and small ASGI responses that cost little.
+
+Imports the floor only.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.errors import (
+    BadRequest,
+    HeadraceError,
+    InvalidEvent,
+    InvalidPayload,
+    InvocationFailed,
+    PayloadTooLarge,
+    Throttled,
+    failure,
+)
+from headrace.runtime.model.ids import show_id
+from headrace.runtime.model.invocation import Outcome, Record, Status
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+encode = msgspec.json.encode
+JSON_TYPE = (b"content-type", b"application/json")
+
+
+async def send(reply: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
+    """Answer with a whole body."""
+    out: Headers = [(b"content-length", str(len(body)).encode()), *(headers if headers is not None else [JSON_TYPE])]
+    await reply({"type": "http.response.start", "status": status, "headers": out})
+    await reply({"type": "http.response.body", "body": body})
+
+
+async def send_json(reply: Send, value: Any, *, status: int = 200, headers: Headers | None = None) -> None:
+    """Answer with JSON."""
+    await send(reply, status, encode(value), [JSON_TYPE, *(headers or [])])
+
+
+async def send_error(reply: Send, error: HeadraceError, *, invocation_id: str | None = None) -> None:
+    """Answer with the error model: `{"error": {"code", "message", "hint", "invocation_id"}}`."""
+    body: dict[str, Any] = {"code": error.code, "message": str(error), "hint": error.hint}
+    if isinstance(error, InvocationFailed):
+        for name in ("type", "stack", "signal", "exit_code"):
+            if name in error.detail:
+                body[name] = error.detail[name]
+        if isinstance(error.detail.get("message"), str):
+            body["message"] = error.detail["message"]
+    if isinstance(error, InvalidEvent):
+        body["fields"] = error.fields
+    headers: Headers = [JSON_TYPE]
+    if isinstance(error, Throttled):
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    if error.http_status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if invocation_id is not None:
+        body["invocation_id"] = invocation_id
+        headers.append((b"headrace-invocation-id", invocation_id.encode()))
+    await send(reply, error.http_status, encode({"error": body}), headers)
+
+
+def outcome_error(outcome: Outcome) -> HeadraceError:
+    """The error that an attempt's outcome stands for."""
+    detail = outcome.error or {"code": outcome.kind, "message": outcome.kind}
+    if outcome.kind == "invalid_event":
+        fields = detail.get("fields")
+        return InvalidEvent(str(detail.get("function", "")), fields if isinstance(fields, list) else [])
+    return failure(detail)
+
+
+async def read_body(receive: Receive, scope: Scope, limit: int) -> bytes:
+    """The request's whole body. Raises PayloadTooLarge beyond `limit` bytes, without reading the rest."""
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise PayloadTooLarge(int(declared), limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        if len(body) > limit:
+            raise PayloadTooLarge(len(body), limit)
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the caller went away before its body was complete")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise PayloadTooLarge(size, limit)
+    return b"".join(parts)
+
+
+def check_json(body: bytes) -> bytes:
+    """The body, when it is JSON; `null` when it is empty. Raises InvalidPayload."""
+    if not body:
+        return b"null"
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidPayload(str(error)) from None
+    return body
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """A request header's first value; `name` in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+def shown_record(record: Record, *, running: bool = False) -> dict[str, Any]:
+    """An invocation as the API shows it."""
+    invocation = record.invocation
+    status = record.status
+    if status is Status.WAITING and running:
+        status = Status.RUNNING
+    error = record.error
+    if error is not None and status in (Status.WAITING, Status.RUNNING):
+        error = {**error, "retrying": True}
+    return {
+        "invocation_id": show_id(invocation.id),
+        "function": invocation.function,
+        "status": status.name.lower(),
+        "attempts": record.attempts,
+        "accepted_at": invocation.accepted_at,
+        "due_at": invocation.due_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "result": msgspec.Raw(record.result) if record.result else None,
+        "result_ref": record.result_ref,
+        "error": error,
+        "priority": invocation.priority,
+        "tags": invocation.tags.split(",") if invocation.tags else [],
+        "source": invocation.source,
+        "job_id": show_id(invocation.job) if invocation.job is not None else None,
+    }

@@ -1,0 +1,330 @@
+"""Calls of functions: users' routes and `/v1/functions/NAME/invoke`, the paths that have to be fast.
+
+Imports this room, the queue and the floor.
+"""
+
+import asyncio
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from headrace.runtime.api.answers import (
+    Receive,
+    Scope,
+    Send,
+    check_json,
+    header,
+    outcome_error,
+    read_body,
+    send,
+    send_error,
+    send_json,
+)
+from headrace.runtime.api.routing import Endpoint
+from headrace.runtime.api.services import Services
+from headrace.runtime.errors import (
+    BadRequest,
+    HeadraceError,
+    InProgress,
+    InvalidFunction,
+    InvalidPayload,
+    PayloadTooLarge,
+    failure,
+)
+from headrace.runtime.model.ids import show_id
+from headrace.runtime.model.invocation import Record, Status
+from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.queue.dispatcher import Ended
+from headrace.runtime.trigger import HttpCall
+
+INLINE_PAYLOAD_BYTES = 256 << 10
+MANY_MAX = 10_000
+SYSTEM_BUCKET = "headrace-system"
+_INVOCATION_ID = b"headrace-invocation-id"
+
+
+class Calls:
+    """Runs functions for HTTP callers, now or durably."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    # ---- users' routes -----------------------------------------------------------------------------------------------
+
+    async def route(
+        self, endpoint: Endpoint, parameters: dict[str, str], scope: Scope, receive: Receive, reply: Send
+    ) -> None:
+        """Answer a call of a user's route."""
+        services = self._services
+        route = endpoint.route
+        limit = services.limits.async_body_bytes if route.asynchronous else services.limits.sync_body_bytes
+        body = await read_body(receive, scope, limit)
+        client = scope.get("client")
+        call = HttpCall(
+            scope["method"],
+            scope["path"],
+            scope["query_string"].decode("latin-1"),
+            [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]],
+            body,
+            parameters,
+            client[0] if client else "",
+            services.new_request_id(),
+            services.clock.now(),
+        )
+        event = route.event(call)
+        if endpoint.is_job:
+            job = await services.coordinator.submit(endpoint.function, _route_input(body))
+            await send_json(reply, {"job_id": job}, status=202)
+            return
+        key = header(scope, b"idempotency-key")
+        if route.asynchronous:
+            id = await self.enqueue(endpoint.function, event, idempotency_key=key, source="http")
+            await send_json(reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())])
+            return
+        if key is not None:
+            await self._durably(endpoint.function, event, key, reply)
+            return
+        outcome = await services.dispatcher.call(endpoint.function, event)
+        if outcome.kind != "ok":
+            await send_error(reply, _without_stack(outcome_error(outcome)))
+            return
+        answer = route.answer(await self._value(outcome.value, outcome.result_ref))
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        await send(reply, answer.status, b"" if scope["method"] == "HEAD" else answer.body, headers)
+
+    # ---- direct calls ------------------------------------------------------------------------------------------------
+
+    async def invoke(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
+        """`POST /v1/functions/{name}/invoke`: now, or with `?mode=async` durably."""
+        services = self._services
+        query = scope["query_string"]
+        if query:
+            options = _options(query)
+            if options.pop("mode") == "async":
+                body = check_json(await read_body(receive, scope, services.limits.async_body_bytes))
+                self._check_plain(function)
+                key = header(scope, b"idempotency-key")
+                id = await self.enqueue(function, body, idempotency_key=key, **options)
+                await send_json(reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())])
+                return
+        body = check_json(await read_body(receive, scope, services.limits.sync_body_bytes))
+        self._check_plain(function)
+        key = header(scope, b"idempotency-key")
+        if key is not None:
+            await self._durably(function, body, key, reply)
+            return
+        outcome = await services.dispatcher.call(function, body)
+        if outcome.kind == "ok":
+            await send(reply, 200, await self._value(outcome.value, outcome.result_ref))
+        else:
+            await send_error(reply, outcome_error(outcome))
+
+    async def invoke_many(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
+        """`POST /v1/functions/{name}/invoke-many`: a JSON array or JSON lines; all or none."""
+        services = self._services
+        body = await read_body(receive, scope, 16 * services.limits.async_body_bytes)
+        kind = header(scope, b"content-type") or "application/json"
+        payloads = _events_of(body, kind)
+        limit = services.limits.async_body_bytes
+        for payload in payloads:
+            if len(payload) > limit:
+                raise PayloadTooLarge(len(payload), limit)
+        self._check_plain(function)
+        options = _options(scope["query_string"]) if scope["query_string"] else {"mode": ""}
+        options.pop("mode")
+        dispatcher = services.dispatcher
+        now = services.clock.now()
+        puts = []
+        for payload in payloads:
+            ref = await self._offload(payload)
+            puts.append(
+                dispatcher.prepare(function, b"" if ref else bytes(payload), payload_ref=ref, now=now, **options)
+            )
+        applied = await dispatcher.accept(puts) if puts else []
+        ids = [show_id(answer.id or put.invocation.id) for put, answer in zip(puts, applied, strict=True)]
+        await send_json(reply, {"accepted": len(ids), "invocation_ids": ids}, status=202)
+
+    async def enqueue(self, function: str, payload: bytes, **options: Any) -> str:
+        """Accept one invocation durably and return its id, the first one's for a repeated idempotency key."""
+        ref = await self._offload(payload)
+        put = self._services.dispatcher.prepare(function, b"" if ref else payload, payload_ref=ref, **options)
+        [applied] = await self._services.dispatcher.accept([put])
+        return show_id(applied.id if applied.id is not None else put.invocation.id)
+
+    async def wait(self, body: bytes) -> dict[str, Any]:
+        """`POST /v1/invocations/wait`: those of the given invocations that have ended, waiting until one has."""
+        asked = msgspec.json.decode(body, type=_Wait)
+        if len(asked.ids) > MANY_MAX:
+            raise BadRequest(f"{len(asked.ids):,} ids are asked for", f"Ask for at most {MANY_MAX:,} at once.")
+        services, dispatcher = self._services, self._services.dispatcher
+        numbers = {}
+        for text in asked.ids:
+            try:
+                numbers[int(text, 16)] = text
+            except ValueError:
+                raise BadRequest(f"{text!r} is no invocation id", "Ids are 16 hexadecimal digits.") from None
+        woken = asyncio.Event()
+
+        def ended(_: Ended) -> None:
+            woken.set()
+
+        for id in numbers:
+            dispatcher.watch(id, ended)
+        try:
+            found = await services.store.ended(list(numbers))
+            if not found and asked.wait_s > 0:
+                try:
+                    async with asyncio.timeout(min(asked.wait_s, services.limits.wait_s)):
+                        await woken.wait()
+                        if len(numbers) > 1:
+                            await services.clock.sleep(0.01)  # more are about to end: one answer for all of them
+                except TimeoutError:
+                    return {"ended": [], "pending": asked.ids}
+                found = await services.store.ended(list(numbers))
+        finally:
+            for id in numbers:
+                dispatcher.unwatch(id, ended)
+        done = {record.invocation.id for record in found}
+        return {
+            "ended": [_brief(record) for record in found],
+            "pending": [text for id, text in numbers.items() if id not in done],
+        }
+
+    async def wait_for(self, id: int, wait_s: float) -> Record | None:
+        """An invocation, once it has ended or `wait_s` has passed; None when it is not known."""
+        services = self._services
+        woken = asyncio.Event()
+
+        def ended(_: Ended) -> None:
+            woken.set()
+
+        services.dispatcher.watch(id, ended)
+        try:
+            record = await services.store.get(id)
+            if record is None or record.status.ended or wait_s <= 0:
+                return record
+            try:
+                async with asyncio.timeout(min(wait_s, services.limits.wait_s)):
+                    await woken.wait()
+            except TimeoutError:
+                return record
+            return await services.store.get(id)
+        finally:
+            services.dispatcher.unwatch(id, ended)
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    async def _durably(self, function: str, payload: bytes, key: str, reply: Send) -> None:
+        """A synchronous call with an idempotency key: accepted like any other, then waited for."""
+        spec = self._services.dispatcher.spec(function)
+        id = await self.enqueue(function, payload, idempotency_key=key)
+        record = await self.wait_for(int(id, 16), min(spec.timeout_s + 1.0, self._services.limits.wait_s))
+        if record is None or not record.status.ended:
+            raise InProgress(id)
+        if record.status is Status.SUCCEEDED:
+            value = await self._value(record.result or b"null", record.result_ref)
+            await send(reply, 200, value, [(b"content-type", b"application/json"), (_INVOCATION_ID, id.encode())])
+            return
+        await send_error(reply, failure(record.error or {"code": "cancelled"}), invocation_id=id)
+
+    async def _value(self, value: bytes, ref: str | None) -> bytes:
+        if ref is None:
+            return value
+        data: bytes = await self._services.in_thread(self._services.objects.get, *parse_object_url(ref))
+        return data
+
+    async def _offload(self, payload: bytes | msgspec.Raw) -> str | None:
+        """The address of a large payload that was written to the object store; None for a small one."""
+        if len(payload) <= INLINE_PAYLOAD_BYTES:
+            return None
+        services = self._services
+        key = f"payloads/{services.new_request_id()}.json"
+        await services.in_thread(services.objects.put, SYSTEM_BUCKET, key, bytes(payload))
+        return f"s3://{SYSTEM_BUCKET}/{key}"
+
+    def _check_plain(self, function: str) -> None:
+        spec = self._services.dispatcher.spec(function)
+        if spec.job is not None:
+            raise InvalidFunction(function, "is a job and cannot be invoked", "Submit it: POST /v1/jobs.")
+
+
+class _Wait(msgspec.Struct):
+    ids: list[str]
+    wait_s: float = 0.0
+
+
+def _options(query: bytes) -> dict[str, Any]:
+    """The options of an asynchronous call. Raises BadRequest for an unknown one or a wrong value."""
+    out: dict[str, Any] = {"mode": ""}
+    for name, values in parse_qs(query.decode("latin-1"), keep_blank_values=True).items():
+        value = values[-1]
+        try:
+            if name == "mode":
+                if value not in ("sync", "async"):
+                    raise ValueError
+                out["mode"] = value
+            elif name == "delay_s":
+                out["delay_s"] = float(value)
+                if not 0 <= out["delay_s"] <= 366 * 86_400:
+                    raise ValueError
+            elif name == "priority":
+                out["priority"] = int(value)
+                if not -100 <= out["priority"] <= 100:
+                    raise ValueError
+            elif name == "tags":
+                out["tags"] = value
+            else:
+                raise BadRequest(f"there is no option {name!r}", "Known: mode, delay_s, priority, tags.")
+        except ValueError:
+            raise BadRequest(
+                f"{name} is {value!r}", "mode is sync or async, delay_s 0 to a year, priority -100 to 100."
+            ) from None
+    return out
+
+
+def _events_of(body: bytes, kind: str) -> list[msgspec.Raw]:
+    try:
+        if "ndjson" in kind or "jsonl" in kind or "json-lines" in kind:
+            return [msgspec.json.decode(line, type=msgspec.Raw) for line in body.splitlines() if line.strip()]
+        return msgspec.json.decode(body, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidPayload(f"a JSON array or JSON lines are expected: {error}") from None
+
+
+def _without_stack(error: HeadraceError) -> HeadraceError:
+    """The error without what only the function's owner may see."""
+    detail = getattr(error, "detail", None)
+    if isinstance(detail, dict):
+        detail.pop("stack", None)
+    return error
+
+
+def _brief(record: Record) -> dict[str, Any]:
+    """An ended invocation, as little of it as a waiting caller needs."""
+    return {
+        "invocation_id": show_id(record.invocation.id),
+        "function": record.invocation.function,
+        "status": record.status.name.lower(),
+        "attempts": record.attempts,
+        "result": msgspec.Raw(record.result) if record.result else None,
+        "result_ref": record.result_ref,
+        "error": record.error,
+    }
+
+
+def job_input(value: Any) -> dict[str, Any]:
+    """A job's input as the API takes it: an address, a list of items, or an object of either."""
+    if isinstance(value, str):
+        return {"object": value}
+    if isinstance(value, list):
+        return {"items": value}
+    if isinstance(value, dict) and ("object" in value or "items" in value):
+        return value
+    raise BadRequest("the job's input is missing", 'Send {"input": "s3://BUCKET/KEY"} or {"input": [items]}.')
+
+
+
+def _route_input(body: bytes) -> dict[str, Any]:
+    given = msgspec.json.decode(check_json(body))
+    return job_input(given["input"] if isinstance(given, dict) and "input" in given else given)

@@ -1,0 +1,51 @@
+"""What the API needs of the node, as one value that the composition root fills.
+
+Imports the rooms below it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.runtime.api.access import Access
+from headrace.runtime.api.routing import RouteTable
+from headrace.runtime.clock import Clock
+from headrace.runtime.jobs.coordinator import Coordinator
+from headrace.runtime.model.spec import Manifest
+from headrace.runtime.objects.protocol import ObjectStore
+from headrace.runtime.queue.dispatcher import Dispatcher
+from headrace.runtime.store.logs import LogStore
+from headrace.runtime.store.protocol import Store
+
+
+@dataclass(slots=True)
+class Limits:
+    """Bounds of one call, in bytes and seconds."""
+
+    sync_body_bytes: int = 6 << 20
+    async_body_bytes: int = 1 << 20
+    object_bytes: int = 1 << 40
+    wait_s: float = 60.0
+    sse_s: float = 0.25
+
+
+@dataclass(slots=True)
+class Services:
+    """The node as the API sees it. `routes` and `manifest` change when the code is loaded anew."""
+
+    dispatcher: Dispatcher
+    coordinator: Coordinator
+    store: Store
+    objects: ObjectStore
+    logs: LogStore
+    clock: Clock
+    access: Access
+    in_thread: Callable[..., Awaitable[Any]]
+    ready: Callable[[], str | None]
+    health: Callable[[], Mapping[str, Any]]
+    report: Callable[[str, Mapping[str, Any]], None]
+    routes: RouteTable = field(default_factory=RouteTable)
+    manifest: Manifest = field(default_factory=lambda: Manifest(version=""))
+    limits: Limits = field(default_factory=Limits)
+    schedules: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None
+    new_request_id: Callable[[], str] = lambda: ""

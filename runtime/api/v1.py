@@ -1,0 +1,679 @@
+"""`/v1`: everything else that clients ask, on Starlette's routing.
+
+Imports this room and the rooms below. Each endpoint names the scope that it needs.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from headrace.runtime.api.answers import send_error, shown_record
+from headrace.runtime.api.calls import Calls, job_input
+from headrace.runtime.api.services import Services
+from headrace.runtime.errors import (
+    BadRequest,
+    Forbidden,
+    HeadraceError,
+    PayloadTooLarge,
+    UnknownInvocation,
+    WrongState,
+)
+from headrace.runtime.model.ids import read_id, show_id
+from headrace.runtime.model.invocation import Record, Status
+from headrace.runtime.model.job import ENDED
+from headrace.runtime.model.spec import FunctionSpec
+from headrace.runtime.model.write import Redrive
+from headrace.runtime.objects.protocol import ObjectInfo
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+PIECE_BYTES = 1 << 20
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+class Api:
+    """The endpoints of `/v1` but the calls of functions."""
+
+    def __init__(self, services: Services, calls: Calls) -> None:
+        self._services = services
+        self._calls = calls
+
+    def app(self) -> Starlette:
+        """All of them as one application."""
+        on = self._on
+        routes = [
+            on("GET", "/v1/invocations", self.invocations, "read"),
+            on("POST", "/v1/invocations/wait", self.wait, "read"),
+            on("GET", "/v1/invocations/{id}", self.invocation, "read"),
+            on("POST", "/v1/invocations/{id}/cancel", self.cancel, "write"),
+            on("GET", "/v1/invocations/{id}/logs", self.invocation_logs, "read"),
+            on("GET", "/v1/logs", self.logs, "read"),
+            on("GET", "/v1/stats", self.stats, "read"),
+            on("GET", "/v1/functions", self.functions, "read"),
+            on("GET", "/v1/functions/{name}", self.function, "read"),
+            on("POST", "/v1/functions/{name}/pause", self.pause, "write"),
+            on("POST", "/v1/functions/{name}/resume", self.resume, "write"),
+            on("GET", "/v1/dead-letters", self.dead_letters, "read"),
+            on("POST", "/v1/dead-letters/redrive", self.redrive_many, "write"),
+            on("POST", "/v1/dead-letters/{id}/redrive", self.redrive, "write"),
+            on("POST", "/v1/jobs", self.submit_job, "invoke"),
+            on("GET", "/v1/jobs", self.jobs, "read"),
+            on("GET", "/v1/jobs/{id}", self.job, "read"),
+            on("GET", "/v1/jobs/{id}/chunks", self.chunks, "read"),
+            on("GET", "/v1/jobs/{id}/events", self.job_events, "read"),
+            on("POST", "/v1/jobs/{id}/cancel", self.cancel_job, "write"),
+            on("POST", "/v1/jobs/{id}/redrive", self.redrive_job, "write"),
+            on("GET", "/v1/buckets", self.buckets, "read"),
+            on("PUT", "/v1/buckets/{bucket}", self.make_bucket, "write"),
+            on("GET", "/v1/objects/{bucket}", self.list_objects, "read"),
+            on("GET", "/v1/objects/{bucket}/{key:path}", self.get_object, "read"),
+            on("HEAD", "/v1/objects/{bucket}/{key:path}", self.get_object, "read"),
+            on("PUT", "/v1/objects/{bucket}/{key:path}", self.put_object, "write"),
+            on("DELETE", "/v1/objects/{bucket}/{key:path}", self.delete_object, "write"),
+            on("GET", "/v1/schedules", self.schedules, "read"),
+            on("GET", "/v1/node", self.node, "read"),
+        ]
+        return Starlette(
+            routes=routes,
+            exception_handlers={HTTPException: _http_error},
+        )
+
+    def _on(self, method: str, path: str, endpoint: Endpoint, scope: str) -> Route:
+        access = self._services.access
+        takes_json = method == "POST" and endpoint in (self.wait, self.submit_job)
+
+        async def checked(request: Request) -> Response:
+            try:
+                access.check(request.headers.get("authorization"), scope)
+                if takes_json and "json" not in request.headers.get("content-type", ""):
+                    raise BadRequest("the content type is not JSON", "Send content-type: application/json.")
+                return await endpoint(request)
+            except HeadraceError as error:
+                return _error(error)
+
+        return Route(path, checked, methods=[method])
+
+    # ---- invocations -------------------------------------------------------------------------------------------------
+
+    async def invocations(self, request: Request) -> Response:
+        query = request.query_params
+        status = _status(query.get("status"))
+        limit = _limit(query.get("limit"))
+        records = await self._services.store.find(
+            function=query.get("function"), status=status, tag=query.get("tag"), before=_cursor(query.get("cursor")),
+            limit=limit,
+        )  # fmt: skip
+        return answer(self._page(records, limit))
+
+    async def invocation(self, request: Request) -> Response:
+        text = request.path_params["id"]
+        id = read_id(text)
+        wait_s = _number(request.query_params.get("wait_s"), "wait_s")
+        record = await self._calls.wait_for(id, wait_s) if id is not None else None
+        if record is None:
+            raise UnknownInvocation(text)
+        shown = self._shown(record)
+        shown["payload_bytes"] = len(record.invocation.payload)
+        if request.query_params.get("payload") == "true":
+            shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
+            shown["payload_ref"] = record.invocation.payload_ref
+        return answer(shown)
+
+    async def wait(self, request: Request) -> Response:
+        body = await _body(request, 1 << 20)
+        try:
+            return answer(await self._calls.wait(body))
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"the body is wrong: {error}", 'Send {"ids": […], "wait_s": 20}.') from None
+
+    async def cancel(self, request: Request) -> Response:
+        text = request.path_params["id"]
+        id = read_id(text)
+        record = await self._services.store.get(id) if id is not None else None
+        if id is None or record is None:
+            raise UnknownInvocation(text)
+        if record.status.ended:
+            raise WrongState(f"invocation {text}", record.status.name.lower(), "be cancelled")
+        await self._services.dispatcher.cancel(id)
+        return answer({"invocation_id": show_id(id), "cancelling": True}, 202)
+
+    async def invocation_logs(self, request: Request) -> Response:
+        text = request.path_params["id"]
+        id = read_id(text)
+        if id is None:
+            raise UnknownInvocation(text)
+        services = self._services
+        entries = await services.in_thread(services.logs.read, id)
+        shown = [
+            {
+                "attempt": entry.attempt,
+                "at": entry.at,
+                "outcome": entry.outcome,
+                "text": entry.output.decode("utf-8", "replace"),
+                "bytes": entry.total_bytes,
+            }
+            for entry in entries
+        ]
+        running = services.dispatcher.output(id)
+        if running:
+            shown.append(
+                {"attempt": len(shown) + 1, "at": services.clock.now(), "outcome": "running",
+                 "text": running.decode("utf-8", "replace"), "bytes": len(running)}
+            )  # fmt: skip
+        if not shown and await services.store.get(id) is None:
+            raise UnknownInvocation(text)
+        return answer({"entries": shown})
+
+    async def logs(self, request: Request) -> Response:
+        services, query = self._services, request.query_params
+        limit = _limit(query.get("limit"))
+        wait_s = min(_number(query.get("wait_s"), "wait_s"), services.limits.wait_s)
+        deadline = services.clock.monotonic() + wait_s
+        text = query.get("after") or ""
+        if text and not text.isdigit():
+            raise BadRequest(f"after is {text!r}", "Use the `next` of the answer before.")
+        after = int(text) if text else None
+        while True:
+            entries, position = await services.in_thread(
+                services.logs.tail, function=query.get("function"), after_position=after, limit=limit
+            )
+            if entries or services.clock.monotonic() >= deadline:
+                break
+            after = position
+            await services.clock.sleep(0.1)
+        shown = [
+            {
+                "invocation_id": show_id(entry.invocation_id),
+                "function": entry.function,
+                "attempt": entry.attempt,
+                "at": entry.at,
+                "outcome": entry.outcome,
+                "text": entry.output.decode("utf-8", "replace"),
+            }
+            for entry in entries
+        ]
+        return answer({"entries": shown, "next": str(position)})
+
+    # ---- functions ---------------------------------------------------------------------------------------------------
+
+    async def stats(self, request: Request) -> Response:
+        return answer(await self.books())
+
+    async def books(self) -> dict[str, Any]:
+        """The books of every function and in all, with the synchronous calls beside them."""
+        services = self._services
+        counters = await services.store.counters()
+        running = services.dispatcher.running_by_function()
+        now = services.clock.now()
+        functions: dict[str, dict[str, Any]] = {}
+        names = {*counters, *services.dispatcher.functions, *services.dispatcher.sync}
+        for name in sorted(names):
+            found = counters.get(name)
+            entry = {
+                key: getattr(found, key) if found is not None else 0
+                for key in ("accepted", "waiting", "running", "succeeded", "dead", "cancelled", "deduplicated")
+            }
+            # A short claim is not written: what the pool holds of the waiting ones is running.
+            unwritten = min(max(running.get(name, 0) - entry["running"], 0), entry["waiting"])
+            entry["waiting"] -= unwritten
+            entry["running"] += unwritten
+            entry["throttled"] = services.dispatcher.throttled.get(name, 0)
+            oldest = found.oldest_accepted_at if found is not None else None
+            entry["oldest_waiting_s"] = max(now - oldest, 0.0) if oldest is not None and entry["waiting"] else 0.0
+            sync = services.dispatcher.sync.get(name)
+            entry["sync"] = msgspec.to_builtins(sync) if sync is not None else {
+                "invoked": 0, "succeeded": 0, "failed": 0, "throttled": 0,
+            }  # fmt: skip
+            functions[name] = entry
+        total: dict[str, Any] = {}
+        for entry in functions.values():
+            for key, value in entry.items():
+                if key == "sync":
+                    at = total.setdefault("sync", {})
+                    for name, count in value.items():
+                        at[name] = at.get(name, 0) + count
+                elif key == "oldest_waiting_s":
+                    total[key] = max(total.get(key, 0.0), value)
+                else:
+                    total[key] = total.get(key, 0) + value
+        return {"total": total, "functions": functions}
+
+    async def functions(self, request: Request) -> Response:
+        manifest = self._services.manifest
+        paused = await self._services.store.paused()
+        return answer(
+            {
+                "version": manifest.version,
+                "functions": [
+                    _shown_spec(spec, paused) for spec in manifest.functions if not spec.name.startswith("headrace.")
+                ],
+                "errors": msgspec.to_builtins(manifest.errors),
+            }
+        )
+
+    async def function(self, request: Request) -> Response:
+        spec = self._services.dispatcher.spec(request.path_params["name"])
+        paused = await self._services.store.paused()
+        shown = _shown_spec(spec, paused)
+        shown["parameters"] = spec.parameters
+        shown["version"] = self._services.manifest.version
+        return answer(shown)
+
+    async def pause(self, request: Request) -> Response:
+        await self._services.dispatcher.pause(request.path_params["name"], paused=True)
+        return answer({"function": request.path_params["name"], "paused": True})
+
+    async def resume(self, request: Request) -> Response:
+        await self._services.dispatcher.pause(request.path_params["name"], paused=False)
+        return answer({"function": request.path_params["name"], "paused": False})
+
+    # ---- dead letters ------------------------------------------------------------------------------------------------
+
+    async def dead_letters(self, request: Request) -> Response:
+        query = request.query_params
+        limit = _limit(query.get("limit"))
+        records = await self._services.store.find(
+            function=query.get("function"), status=Status.DEAD, tag=query.get("tag"),
+            before=_cursor(query.get("cursor")), limit=limit,
+        )  # fmt: skip
+        page = self._page(records, limit)
+        for shown, record in zip(page["items"], records, strict=True):
+            shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
+            shown["payload_ref"] = record.invocation.payload_ref
+        return answer(page)
+
+    async def redrive(self, request: Request) -> Response:
+        text = request.path_params["id"]
+        id = read_id(text)
+        record = await self._services.store.get(id) if id is not None else None
+        if record is None:
+            raise UnknownInvocation(text)
+        await self._redrive(record)
+        return answer({"invocation_id": show_id(record.invocation.id), "status": "waiting"}, 202)
+
+    async def redrive_many(self, request: Request) -> Response:
+        body = await _body(request, 1 << 20)
+        asked = msgspec.json.decode(body) if body else {}
+        if not isinstance(asked, dict) or set(asked) - {"function", "limit", "ids"}:
+            raise BadRequest("the filter is wrong", 'Send {} for all, {"function": NAME} or {"ids": […]}.')
+        limit = int(asked.get("limit", 10_000))
+        done = 0
+        before: int | None = None
+        wanted = asked.get("ids")
+        while done < limit:
+            records = await self._services.store.find(
+                function=asked.get("function"), status=Status.DEAD, before=before, limit=500
+            )
+            if not records:
+                break
+            before = records[-1].invocation.id
+            for record in records:
+                if record.invocation.job is not None or (wanted and show_id(record.invocation.id) not in wanted):
+                    continue
+                if done < limit:
+                    await self._redrive(record)
+                    done += 1
+        return answer({"redriven": done}, 202)
+
+    async def _redrive(self, record: Record) -> None:
+        services, invocation = self._services, record.invocation
+        if invocation.job is not None:
+            raise WrongState(
+                f"invocation {show_id(invocation.id)}", "a chunk of a job",
+                f"be redriven alone; use `headrace job redrive {show_id(invocation.job)}`",
+            )  # fmt: skip
+        spec = services.dispatcher.spec(invocation.function)
+        now = services.clock.now()
+        [applied] = await services.store.apply([Redrive(invocation.id, now, now + spec.max_age_s)], now=now)
+        if applied.refused is not None:
+            raise applied.refused
+        services.dispatcher.wake(invocation.flow, invocation.function)
+
+    # ---- jobs --------------------------------------------------------------------------------------------------------
+
+    async def submit_job(self, request: Request) -> Response:
+        body = await _body(request, 16 * self._services.limits.async_body_bytes)
+        try:
+            asked = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(f"the body is not JSON: {error}", 'Send {"function": NAME, "input": …}.') from None
+        if not isinstance(asked, dict) or not isinstance(asked.get("function"), str):
+            raise BadRequest("the function is missing", 'Send {"function": NAME, "input": "s3://BUCKET/KEY"}.')
+        unknown = set(asked) - {"function", "input", "tags"}
+        if unknown:
+            raise BadRequest(f"there is no option {sorted(unknown)[0]!r}", "Known: function, input, tags.")
+        id = await self._services.coordinator.submit(
+            asked["function"], job_input(asked.get("input")), tags=asked.get("tags"),
+            version=self._services.manifest.version,
+        )  # fmt: skip
+        return answer({"job_id": id}, 202)
+
+    async def jobs(self, request: Request) -> Response:
+        query = request.query_params
+        limit = _limit(query.get("limit"))
+        status = [query["status"]] if query.get("status") else []
+        found = await self._services.store.jobs(
+            status=status, function=query.get("function"), before=_cursor(query.get("cursor")), limit=limit
+        )
+        items = [await self._services.coordinator.describe(job) for job in found]
+        return answer({"items": items, "next_cursor": show_id(found[-1].id) if len(found) == limit else None})
+
+    async def job(self, request: Request) -> Response:
+        coordinator = self._services.coordinator
+        job = await coordinator.job(request.path_params["id"])
+        wait_s = _number(request.query_params.get("wait_s"), "wait_s")
+        if wait_s > 0 and job.status not in ENDED:
+            await coordinator.wait(job.id, min(wait_s, self._services.limits.wait_s))
+            job = await coordinator.job(request.path_params["id"])
+        return answer(await coordinator.describe(job))
+
+    async def chunks(self, request: Request) -> Response:
+        job = await self._services.coordinator.job(request.path_params["id"])
+        query = request.query_params
+        limit = _limit(query.get("limit"))
+        cursor = query.get("cursor")
+        parts = await self._services.store.job_parts(
+            job.id, stage=int(query.get("stage") or 0), after=int(cursor) if cursor else -1, limit=limit,
+            status=_status(query.get("status")),
+        )  # fmt: skip
+        items = []
+        for part in parts:
+            shown = self._shown(part)
+            shown["index"] = part.invocation.index
+            place = msgspec.json.decode(part.invocation.payload)
+            shown["start"], shown["end"] = place.get("start"), place.get("end")
+            items.append(shown)
+        return answer({"items": items, "next_cursor": str(parts[-1].invocation.index) if len(parts) == limit else None})
+
+    async def job_events(self, request: Request) -> Response:
+        coordinator = self._services.coordinator
+        first = await coordinator.job(request.path_params["id"])
+
+        async def stream() -> AsyncIterator[bytes]:
+            job = first
+            last = b""
+            while True:
+                shown = msgspec.json.encode(await coordinator.describe(job))
+                if shown != last:
+                    yield b"event: progress\ndata: " + shown + b"\n\n"
+                    last = shown
+                if job.status in ENDED:
+                    yield b"event: end\ndata: {}\n\n"
+                    return
+                await coordinator.wait(job.id, self._services.limits.sse_s)
+                job = await coordinator.job(request.path_params["id"])
+
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def cancel_job(self, request: Request) -> Response:
+        job = await self._services.coordinator.cancel(request.path_params["id"])
+        return answer(await self._services.coordinator.describe(job), 202)
+
+    async def redrive_job(self, request: Request) -> Response:
+        job = await self._services.coordinator.redrive(request.path_params["id"])
+        return answer(await self._services.coordinator.describe(job), 202)
+
+    # ---- objects -----------------------------------------------------------------------------------------------------
+
+    async def buckets(self, request: Request) -> Response:
+        services = self._services
+        return answer({"buckets": await services.in_thread(services.objects.buckets)})
+
+    async def make_bucket(self, request: Request) -> Response:
+        services = self._services
+        await services.in_thread(services.objects.make_bucket, request.path_params["bucket"])
+        return answer({"bucket": request.path_params["bucket"]}, 201)
+
+    async def list_objects(self, request: Request) -> Response:
+        services, query = self._services, request.query_params
+        limit = _limit(query.get("limit"))
+        found = await services.in_thread(
+            services.objects.list, _bucket(request), prefix=query.get("prefix") or "", after=query.get("cursor") or "",
+            limit=limit,
+        )  # fmt: skip
+        items = [_shown_object(info) for info in found]
+        return answer({"items": items, "next_cursor": found[-1].key if len(found) == limit else None})
+
+    async def get_object(self, request: Request) -> Response:
+        services = self._services
+        bucket, key = _bucket(request), request.path_params["key"]
+        info: ObjectInfo = await services.in_thread(services.objects.head, bucket, key)
+        start, end, partial = _range(request.headers.get("range"), info.size)
+        headers = {
+            "etag": f'"{info.etag}"',
+            "content-length": str(end - start),
+            "accept-ranges": "bytes",
+            "content-type": info.content_type or "application/octet-stream",
+            "x-content-type-options": "nosniff",
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(key.rsplit('/', 1)[-1])}",
+        }
+        if partial:
+            headers["content-range"] = f"bytes {start}-{end - 1}/{info.size}"
+        status = 206 if partial else 200
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers)
+        reader = await services.in_thread(
+            services.objects.open, bucket, key, start=start, end=end, if_match=info.etag
+        )
+
+        async def stream() -> AsyncIterator[bytes]:
+            try:
+                while piece := await services.in_thread(reader.read, PIECE_BYTES):
+                    yield piece
+            finally:
+                await services.in_thread(reader.close)
+
+        return StreamingResponse(stream(), status_code=status, headers=headers)
+
+    async def put_object(self, request: Request) -> Response:
+        services = self._services
+        bucket, key = _bucket(request), request.path_params["key"]
+        limit = services.limits.object_bytes
+        declared = request.headers.get("content-length")
+        if declared is not None and int(declared) > limit:
+            raise PayloadTooLarge(int(declared), limit)
+        none_match = request.headers.get("if-none-match") == "*"
+        match = (request.headers.get("if-match") or "").strip('"') or None
+        writer = await services.in_thread(
+            services.objects.writer, bucket, key, content_type=request.headers.get("content-type"),
+            if_none_match=none_match, if_match=match,
+        )  # fmt: skip
+        await services.in_thread(writer.__enter__)
+        try:
+            size = 0
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit:
+                    raise PayloadTooLarge(size, limit)
+                if piece:
+                    await services.in_thread(writer.write, piece)
+        except BaseException as error:  # the upload is undone whatever stopped it
+            await services.in_thread(writer.__exit__, type(error), error, error.__traceback__)
+            raise
+        await services.in_thread(writer.__exit__, None, None, None)
+        return answer(_shown_object(writer.info), 201)
+
+    async def delete_object(self, request: Request) -> Response:
+        services = self._services
+        await services.in_thread(services.objects.delete, _bucket(request), request.path_params["key"])
+        return Response(status_code=204)
+
+    # ---- the node ----------------------------------------------------------------------------------------------------
+
+    async def schedules(self, request: Request) -> Response:
+        found = self._services.schedules
+        return answer({"items": await found() if found is not None else []})
+
+    async def node(self, request: Request) -> Response:
+        return answer({**self._services.health(), "store": await self._services.store.health()})
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _shown(self, record: Record) -> dict[str, Any]:
+        dispatcher, id = self._services.dispatcher, record.invocation.id
+        shown = shown_record(record, running=dispatcher.is_running(id))
+        shown["progress"] = dispatcher.progress_of(id)
+        return shown
+
+    def _page(self, records: list[Record], limit: int) -> dict[str, Any]:
+        last = show_id(records[-1].invocation.id) if len(records) == limit else None
+        return {"items": [self._shown(record) for record in records], "next_cursor": last}
+
+
+def _error(error: HeadraceError) -> Response:
+    messages: list[Any] = []
+
+    async def collect(message: Any) -> None:
+        messages.append(message)
+
+    # The error's form has one home; running it to its end needs no event loop, since it never waits.
+    work = send_error(collect, error)
+    try:
+        work.send(None)
+    except StopIteration:
+        pass
+    start, body = messages
+    headers = {key.decode(): value.decode() for key, value in start["headers"]}
+    return Response(body["body"], status_code=start["status"], headers=headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        body = {"code": "method_not_allowed", "message": f"{request.method} is not allowed here", "hint": "See /openapi.json."}
+    else:
+        body = {"code": "not_found", "message": f"there is nothing at {request.url.path}", "hint": "See /openapi.json."}
+    return answer({"error": body}, status)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise PayloadTooLarge(size, limit)
+        parts.append(piece)
+    return b"".join(parts)
+
+
+def _status(text: str | None) -> Status | None:
+    if not text:
+        return None
+    try:
+        return Status[text.upper()]
+    except KeyError:
+        known = ", ".join(status.name.lower() for status in Status)
+        raise BadRequest(f"there is no status {text!r}", f"Known: {known}.") from None
+
+
+def _limit(text: str | None) -> int:
+    if not text:
+        return 100
+    if not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise BadRequest(f"limit is {text!r}", "It must be a whole number from 1 to 1000.")
+    return int(text)
+
+
+def _cursor(text: str | None) -> int | None:
+    if not text:
+        return None
+    found = read_id(text)
+    if found is None:
+        raise BadRequest(f"the cursor {text!r} is wrong", "Use the next_cursor of the page before.")
+    return found
+
+
+def _number(text: str | None, name: str) -> float:
+    if not text:
+        return 0.0
+    try:
+        value = float(text)
+        if not 0 <= value < 1e9:
+            raise ValueError
+        return value
+    except ValueError:
+        raise BadRequest(f"{name} is {text!r}", "It must be a number of seconds, 0 or more.") from None
+
+
+def _bucket(request: Request) -> str:
+    bucket: str = request.path_params["bucket"]
+    if bucket == "headrace-system":
+        raise Forbidden("the bucket headrace-system is the node's own")
+    return bucket
+
+
+def _range(text: str | None, size: int) -> tuple[int, int, bool]:
+    """The bytes [start, end) that a Range header asks for; the whole when it asks for several or for none.
+
+    Source: RFC 9110, section 14.
+    """
+    if not text or not text.startswith("bytes=") or "," in text:
+        return 0, size, False
+    first, _, last = text[6:].partition("-")
+    try:
+        if first:
+            start = int(first)
+            end = min(int(last) + 1, size) if last else size
+        else:
+            start, end = max(size - int(last), 0), size
+    except ValueError:
+        return 0, size, False
+    if start >= size or start >= end:
+        raise _Unsatisfiable(size)
+    return start, end, True
+
+
+class _Unsatisfiable(BadRequest):
+    """A range that begins beyond the object's end: (size in bytes)."""
+
+    code = "range_not_satisfiable"
+    http_status = 416
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the range begins beyond the object's end ({size:,} bytes)", "Ask for a range inside it.")
+
+
+def _shown_object(info: ObjectInfo) -> dict[str, Any]:
+    return {
+        "bucket": info.bucket,
+        "key": info.key,
+        "size": info.size,
+        "etag": info.etag,
+        "modified_at": info.modified_at,
+        "content_type": info.content_type,
+    }
+
+
+def _shown_spec(spec: FunctionSpec, paused: set[str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "name": spec.name,
+        "kind": "job" if spec.job is not None else "function",
+        "doc": spec.doc,
+        "file": spec.file,
+        "line": spec.line,
+        "paused": spec.name in paused,
+        "timeout_s": spec.timeout_s,
+        "memory_bytes": spec.memory_bytes,
+        "retries": spec.retry.retries,
+        "max_age_s": spec.max_age_s,
+        "reserved_concurrency": spec.reserved_concurrency,
+        "weight": spec.weight,
+        "priority": spec.priority,
+        "on_failure": spec.on_failure,
+        "on_success": spec.on_success,
+        "triggers": [{"kind": item.kind, **item.fields} for item in spec.triggers],
+    }
+    if spec.job is not None:
+        shown["job"] = msgspec.to_builtins(spec.job)
+    return shown
+

@@ -1,0 +1,72 @@
+"""`headrace invocations`: what was asked for, and how it ended."""
+
+from typing import Annotated, Any
+
+import typer
+
+from headrace.runtime.cli.command import group
+from headrace.runtime.cli.options import AsJson, Function, Limit, Token, Url, connect
+from headrace.runtime.cli.output import show_error, show_json, show_moment, show_record, show_table
+
+app = group(no_args_is_help=True, help="List, show and cancel invocations.")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The invocation's id.")]
+FIELDS = ("invocation_id", "function", "status", "attempts", "accepted_at", "started_at", "ended_at")
+
+
+@app.command("list")
+def list_invocations(
+    function: Function = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="waiting, running, succeeded, dead or cancelled.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """List invocations, newest first."""
+    with connect(url, token) as client:
+        found = list(client.invocations(function=function, status=status, tag=tag, limit=limit))
+    show_records(found, as_json, empty="There are no such invocations.")
+
+
+@app.command()
+def show(
+    id: Id,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, metavar="SECONDS", help="Wait for its end, at most so long.")
+    ] = 0.0,
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Show one invocation."""
+    with connect(url, token) as client:
+        found = client.invocation(id, wait_s=wait)
+    show_json(found) if as_json else show_record(found, first=FIELDS)
+
+
+@app.command()
+def cancel(id: Id, as_json: AsJson = False, url: Url = None, token: Token = None) -> None:
+    """Cancel an invocation that has not ended."""
+    with connect(url, token) as client:
+        answer = client.cancel(id)
+    show_json(answer) if as_json else print(f"{id} is being cancelled.")
+
+
+def show_records(found: list[dict[str, Any]], as_json: bool, *, empty: str) -> None:
+    """Print invocations' records as a table, or as the items of a JSON document."""
+    if as_json:
+        show_json({"items": found})
+        return
+    show_table(
+        ["ID", "FUNCTION", "STATUS", "ATTEMPTS", "ACCEPTED", "ERROR"],
+        [
+            [item["invocation_id"], item["function"], item["status"], item.get("attempts"), show_moment(item.get("accepted_at")), show_error(item.get("error"))]
+            for item in found
+        ],
+        empty=empty,
+        right=("ATTEMPTS",),
+    )  # fmt: skip

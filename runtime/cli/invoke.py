@@ -1,0 +1,76 @@
+"""`headrace invoke`: run a function from a shell."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from headrace.runtime.cli.options import AsJson, Token, Url, connect, read_document
+
+POLL_S = 20.0
+
+
+def invoke(
+    name: Annotated[str, typer.Argument(help="The function's name, APP.NAME.")],
+    payload: Annotated[
+        str,
+        typer.Option("--payload", "-p", metavar="JSON|@FILE|-", help="The event; - reads standard input."),
+    ] = "null",
+    asynchronous: Annotated[
+        bool, typer.Option("--async", help="Have it accepted, print its id, and return.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Have it accepted, then wait for its end, however long.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.001, help="The most seconds to wait.")
+    ] = None,
+    delay: Annotated[
+        float, typer.Option("--delay", min=0, help="Seconds before it may begin (async).")
+    ] = 0.0,
+    priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first (async).")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="A tag to find it by; repeatable (async).")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", help="A repeat with this key is the same invocation (async)."),
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Run a function on a payload and print its result.
+
+    Without --async or --wait the call is synchronous: it is made at most once, and waits for as long as the
+    function may run.
+    """
+    data = read_document(payload)
+    options = bool(delay or priority is not None or tag or idempotency_key is not None)
+    with connect(url, token) as client:
+        if not (asynchronous or wait or options):
+            _show(client.backend.invoke(name, data, wait=timeout), as_json)
+            return
+        future = client.submit(
+            name, json.loads(data), delay_s=delay, priority=priority, tags=tag or (), idempotency_key=idempotency_key
+        )  # fmt: skip
+        id = future.wait_accepted(client.timeout_s)
+        if wait:
+            future.result(timeout)
+            _show_value(future.result(), as_json)
+        elif as_json:
+            _show_value({"invocation_id": id}, as_json)
+        else:
+            print(id)
+
+
+def _show(result: bytes, as_json: bool) -> None:
+    if as_json or not sys.stdout.isatty():
+        sys.stdout.buffer.write(result + b"\n")
+    else:
+        _show_value(json.loads(result), as_json)
+
+
+def _show_value(value: Any, as_json: bool) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() and not as_json else None))

@@ -1,0 +1,620 @@
+"""The coordinator: moves jobs from their submission to their end, whatever node runs what.
+
+Imports the floor, the store's protocols, the queue and the object store's protocol. It is level-triggered: `advance` looks at what
+the store holds of a job and does the next step, so that a restart, another node, or a repeated word changes nothing.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.clock import Clock
+from headrace.runtime.errors import HeadraceError, InvalidFunction, NoSuchBucket, UnknownJob, WrongState
+from headrace.runtime.model.ids import Ids, read_id, show_id
+from headrace.runtime.model.invocation import Invocation, Outcome, Record, Status
+from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels, stage_width
+from headrace.runtime.model.spec import FunctionSpec
+from headrace.runtime.model.write import (
+    Applied,
+    ChunkDone,
+    JobMoved,
+    JobPlanned,
+    JobPut,
+    JobRedriven,
+    Put,
+    Settle,
+    Write,
+)
+from headrace.runtime.objects.protocol import ObjectStore
+from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.queue.dispatcher import Dispatcher
+from headrace.runtime.store.protocol import Store
+
+PLAN_STAGE = -1
+INLINE_RESULT_BYTES = 256 << 10
+SYSTEM_BUCKET = "headrace-system"
+
+
+class Coordinator:
+    """Submits jobs, follows their invocations, and publishes their results.
+
+    `in_thread` runs a blocking call in the node's bounded thread pool.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        *,
+        objects: ObjectStore,
+        ids: Ids,
+        clock: Clock,
+        in_thread: Callable[..., Awaitable[Any]],
+        on_error: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._objects = objects
+        self._ids = ids
+        self._clock = clock
+        self._in_thread = in_thread
+        self._on_error = on_error
+        self._busy: set[int] = set()
+        self._again: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: dict[int, asyncio.Event] = {}
+        self._suspect: set[int] = set()
+        self._stopping = False
+
+    # ---- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Go on with every job that has not ended."""
+        before: int | None = None
+        while page := await self._store.jobs(status=LIVE, before=before, limit=500):
+            for job in page:
+                self._dispatcher.adopt(_flow(job.id), job.function, limit=job.spec.max_concurrency)
+                self.advance(job.id)
+            before = page[-1].id
+
+    async def stop(self) -> None:
+        """Leave what is under way; the next start goes on."""
+        self._stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- what users ask ----------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        function: str,
+        given: Mapping[str, Any],
+        *,
+        tags: str | None = None,
+        before: Sequence[Write] = (),
+        version: str = "",
+    ) -> str:
+        """Accept a job durably and return its id.
+
+        `given` is `{"object": "s3://BUCKET/KEY"}` or `{"items": […]}`. `before` are writes of the trigger that submits it, recorded in the
+        same step. Raises UnknownFunction, InvalidFunction, NoSuchObject, NoSuchBucket, or what refused a write.
+        """
+        spec = self._dispatcher.spec(function)
+        if spec.job is None:
+            raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
+        given = await self._checked(function, spec, given)
+        id = self._ids.next()
+        now = self._clock.now()
+        first = self._plan_invocation(id, function, spec, given, now=now)
+        put = JobPut(id, function, spec.job, dict(given), now, tags, version)
+        self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
+        await self._dispatcher.accept([first], before=[*before, put])
+        return show_id(id)
+
+    async def job(self, id: str) -> Job:
+        """Raises UnknownJob."""
+        number = read_id(id)
+        job: Job | None = await self._store.job(number) if number is not None else None
+        if job is None:
+            raise UnknownJob(id)
+        return job
+
+    async def cancel(self, id: str) -> Job:
+        """End a job; its running chunks are stopped. Raises UnknownJob, or WrongState when it has ended."""
+        job = await self.job(id)
+        if job.status in ENDED:
+            raise WrongState(f"job {id}", job.status, "be cancelled")
+        error = {"code": "cancelled", "message": "cancelled by request"}
+        await self._end(job, "cancelled", error=error, expected=LIVE)
+        return await self.job(id)
+
+    async def redrive(self, id: str) -> Job:
+        """Run again what failed, keeping what succeeded. Raises UnknownJob, or WrongState when nothing of it failed."""
+        job = await self.job(id)
+        counts = await self._store.job_counts(job.id)
+        failed = sum(count.dead + count.cancelled for count in counts.values())
+        if job.status not in ENDED or failed == 0:
+            raise WrongState(f"job {id}", job.status, "be redriven: nothing of it has failed")
+        spec = self._dispatcher.spec(job.function)
+        now = self._clock.now()
+        fan_in = FAN_IN if job.levels else 1 << 40  # without a tree, one closing step stands above all chunks
+        [applied] = await self._store.apply(
+            [JobRedriven(job.id, ENDED, now, now + spec.max_age_s, fan_in)], now=now
+        )
+        if applied.refused is not None:
+            raise applied.refused
+        self._dispatcher.adopt(_flow(job.id), job.function, limit=job.spec.max_concurrency)
+        self.advance(job.id)
+        return await self.job(id)
+
+    async def describe(self, job: Job) -> dict[str, Any]:
+        """The job as users see it: status, counts, rate and estimated end, result or error."""
+        counts: dict[int, JobCounts] = await self._store.job_counts(job.id)
+        chunks = counts.get(0, JobCounts())
+        now = self._clock.now()
+        begun = job.started_at if job.started_at is not None else job.accepted_at
+        elapsed = max((job.ended_at or now) - begun, 1e-6)
+        done = chunks.succeeded
+        rate = done / elapsed
+        left = job.chunks - done - chunks.dead - chunks.cancelled
+        shown: dict[str, Any] = {
+            "job_id": show_id(job.id),
+            "function": job.function,
+            "status": job.status,
+            "input": job.input if "items" not in job.input else {"items": len(job.input["items"])},
+            "accepted_at": job.accepted_at,
+            "started_at": job.started_at,
+            "ended_at": job.ended_at,
+            "chunks": job.chunks,
+            "done": done,
+            "failed": chunks.dead,
+            "running": chunks.running + self._dispatcher.running_in(_flow(job.id)),
+            "waiting": chunks.waiting,
+            "rate": rate if job.status != "planning" else 0.0,
+            "eta_s": left / rate if rate > 0 and job.status in LIVE and done >= 2 else None,
+            "bytes": job.plan.get("size"),
+            "result": msgspec.json.decode(job.result) if job.result else None,
+            "result_ref": job.result_ref,
+            "output": f"s3://{job.spec.output}/{show_id(job.id)}/" if job.spec.output and job.chunks else None,
+            "error": job.error,
+            "warnings": job.plan.get("warnings", []),
+            "stages": {str(stage): msgspec.to_builtins(count) for stage, count in sorted(counts.items())},
+        }
+        if job.spec.output:
+            shown["output"] = f"s3://{job.spec.output}/{show_id(job.id)}/"
+        return shown
+
+    async def wait(self, id: int, timeout_s: float) -> None:
+        """Return when the job has ended on this node, or after `timeout_s`."""
+        event = self._ended.setdefault(id, asyncio.Event())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            return
+
+    # ---- the end of an invocation ------------------------------------------------------------------------------------
+
+    def settle(self, settle: Settle, outcome: Outcome) -> Sequence[Write]:
+        """The writes that record the end of a job's invocation: with the last child of a group comes the reduce above it."""
+        invocation = settle.claim.invocation
+        if invocation.stage == PLAN_STAGE or settle.status is Status.CANCELLED:
+            return [settle]
+        if settle.status is Status.SUCCEEDED and settle.result.startswith(b'{"bad_cut":'):
+            settle.status = Status.CANCELLED
+            settle.error = {"code": "bad_cut", "message": "the cut after this chunk was wrong: planned again"}
+            settle.error["start"] = msgspec.json.decode(settle.result)["bad_cut"]
+            settle.result = b""
+            return [settle]
+        place = msgspec.json.decode(invocation.payload, type=_Place)
+        above = invocation.stage + 1
+        if above > place.levels:
+            return [ChunkDone(settle)]
+        parent = invocation.index // FAN_IN
+        width = stage_width(place.chunks, invocation.stage)
+        first = parent * FAN_IN
+        payload: dict[str, Any] = {
+            "stage": "reduce",
+            "job": place.job,
+            "level": above,
+            "index": parent,
+            "chunks": place.chunks,
+            "levels": place.levels,
+            "output": place.output,
+        }
+        if above == place.levels:
+            payload["root"] = True
+        now = self._clock.now()
+        spec = self._dispatcher.functions.get(invocation.function)
+        age = spec.max_age_s if spec is not None else invocation.expires_at - invocation.accepted_at
+        assert invocation.job is not None
+        reduce = Invocation(
+            self._ids.next(), invocation.function, invocation.flow, msgspec.json.encode(payload), now, now, now + age,
+            invocation.priority, job=invocation.job, stage=above, index=parent,
+        )  # fmt: skip
+        return [ChunkDone(settle, (first, min(first + FAN_IN, width) - 1), reduce)]
+
+    def settled(self, writes: Sequence[Write], applied: Sequence[Applied]) -> None:
+        """The end is durable: dispatch what it made ready, and look whether the job's next step is due."""
+        write, answer = writes[0], applied[0]
+        settle = write.settle if isinstance(write, ChunkDone) else write
+        if answer.refused is not None or not isinstance(settle, Settle):
+            return
+        invocation = settle.claim.invocation
+        if answer.parent is not None:
+            self._dispatcher.wake(answer.parent.flow, answer.parent.function)
+        assert invocation.job is not None
+        place = msgspec.json.decode(invocation.payload, type=_Place)
+        last = invocation.stage == PLAN_STAGE or settle.status is not Status.SUCCEEDED
+        if last or invocation.stage >= place.levels or invocation.job in self._suspect:
+            self.advance(invocation.job)
+
+    # ---- the steps ---------------------------------------------------------------------------------------------------
+
+    def advance(self, id: int) -> None:
+        """Do the job's next step, when one is due. Calls for one job never overlap."""
+        if self._stopping:
+            return
+        if id in self._busy:
+            self._again.add(id)
+            return
+        self._busy.add(id)
+        task = asyncio.get_running_loop().create_task(self._advance(id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _advance(self, id: int) -> None:
+        try:
+            while True:
+                self._again.discard(id)
+                await self._step(id)
+                if id not in self._again:
+                    return
+        except HeadraceError as error:
+            self._on_error("a job's step failed; trying again", {"job": show_id(id), "error": str(error)})
+            asyncio.get_running_loop().call_later(1.0, self.advance, id)
+        except Exception as error:  # the outermost loop of this task: record it on the job, so that it does not hang
+            self._on_error("a job's step failed", {"job": show_id(id), "error": f"{type(error).__name__}: {error}"})
+            job = await self._store.job(id)
+            if job is not None and job.status in LIVE:
+                detail = {"code": "internal_error", "message": f"{type(error).__name__}: {error}"}
+                await self._end(job, "failed", error=detail, expected=LIVE)
+        finally:
+            self._busy.discard(id)
+
+    async def _step(self, id: int) -> None:
+        job: Job | None = await self._store.job(id)
+        if job is None or job.status in ENDED:
+            return
+        counts: dict[int, JobCounts] = await self._store.job_counts(id)
+        plans = await self._store.job_parts(id, stage=PLAN_STAGE, limit=1000)
+        newest: Record = plans[-1]
+        if newest.status in (Status.DEAD, Status.CANCELLED):
+            await self._end(job, "failed", error=newest.error, expected=LIVE)
+            return
+        if newest.invocation.index > job.generation and newest.status is Status.SUCCEEDED:
+            await self._planned(job, newest)
+            return
+        if newest.status is not Status.SUCCEEDED:
+            return
+        chunks = counts.get(0, JobCounts())
+        if chunks.cancelled and await self._replan(job):
+            return
+        tolerated = job.spec.tolerated_failures
+        allowed = tolerated if tolerated >= 1 or tolerated == 0 else tolerated * job.chunks
+        broken = any(count.dead for stage, count in counts.items() if stage > 0)
+        if chunks.dead > allowed or broken:
+            if await self._unproven(job):
+                self._suspect.add(id)
+                return
+            await self._end(job, "failed", error=await self._why(job, chunks.dead), expected=LIVE)
+            return
+        if chunks.succeeded + chunks.dead < job.chunks:
+            return
+        top = max(job.levels, 0)
+        closing = job.levels == 0 and (
+            job.spec.reduce == "all" or (job.spec.reduce is not None and job.chunks == 0) or job.spec.finish
+        )
+        if closing:
+            top = 1
+            if not counts.get(1):
+                await self._close(job)
+                return
+        if top > 0:
+            roots = await self._store.job_parts(id, stage=top, limit=1)
+            if roots and roots[0].status is Status.SUCCEEDED:
+                await self._publish(job, roots[0])
+        else:
+            await self._publish(job, None)
+
+    async def _unproven(self, job: Job) -> bool:
+        """Whether a chunk before the first failed one has not ended: the failed one may then have begun at a wrong cut."""
+        failed = await self._store.job_parts(job.id, stage=0, status=Status.DEAD, limit=1)
+        if not failed or job.plan.get("sequential"):
+            return False
+        for status in (Status.WAITING, Status.RUNNING):
+            open_parts = await self._store.job_parts(job.id, stage=0, status=status, limit=1)
+            if open_parts and open_parts[0].invocation.index < failed[0].invocation.index:
+                return True
+        return False
+
+    async def _planned(self, job: Job, planned: Record) -> None:
+        """Record the chunks that a planning step found."""
+        data = planned.result or b"{}"
+        if planned.result_ref is not None:
+            data = await self._in_thread(self._objects.get, *parse_object_url(planned.result_ref))
+        found = msgspec.json.decode(data)
+        chunks = len(found["ranges"])
+        levels = reduce_levels(chunks) if job.spec.reduce == "tree" else 0
+        now = self._clock.now()
+        spec = self._dispatcher.spec(job.function)
+        name, flow = job.function, _flow(job.id)
+        shared = {
+            "stage": "map", "job": show_id(job.id), "chunks": chunks, "levels": levels, "output": job.spec.output,
+            "shared": found.get("shared", {}),
+        }  # fmt: skip
+        invocations = []
+        for index, (start, end, proven) in enumerate(found["ranges"]):
+            payload = {**shared, "index": index, "start": start, "end": end, "proven": proven}
+            if "items" in found:
+                payload["items"] = found["items"][index]
+            invocations.append(
+                Invocation(
+                    self._ids.next(), name, flow, msgspec.json.encode(payload), now, now, now + spec.max_age_s,
+                    spec.priority, job=job.id, stage=0, index=index,
+                )
+            )  # fmt: skip
+        plan = {"size": found.get("size"), "sequential": bool(found.get("sequential")), "chunks": chunks}
+        write = JobPlanned(job.id, 0, invocations, levels, plan, planned.invocation.index)
+        self._dispatcher.forget_flow(flow)
+        [applied] = await self._store.apply([write], now=now)
+        if applied.refused is not None:
+            raise applied.refused
+        self._dispatcher.adopt(flow, name, limit=job.spec.max_concurrency)
+        self.advance(job.id)
+
+    async def _replan(self, job: Job) -> bool:
+        """Plan the whole object again, by parsing, when a chunk found the cut at its end to be wrong.
+
+        Nothing of the first plan has been published, and a tree's shape comes from one plan.
+        """
+        cancelled = await self._store.job_parts(job.id, stage=0, status=Status.CANCELLED, limit=1000)
+        if not any((part.error or {}).get("code") == "bad_cut" for part in cancelled):
+            return False
+        spec = self._dispatcher.spec(job.function)
+        put = self._plan_invocation(
+            job.id, job.function, spec, job.input, now=self._clock.now(), generation=job.generation + 1,
+            sequential=True,
+        )  # fmt: skip
+        await self._dispatcher.accept([put])
+        return True
+
+    async def _close(self, job: Job) -> None:
+        """Accept the closing step of a job without a tree."""
+        now = self._clock.now()
+        spec = self._dispatcher.spec(job.function)
+        payload: dict[str, Any] = {
+            "stage": "finish", "job": show_id(job.id), "chunks": job.chunks, "levels": 0, "output": job.spec.output,
+            "children": [],
+        }  # fmt: skip
+        if job.spec.reduce == "all":
+            payload["parts"] = await self._list_parts(job)
+        else:
+            parts = await self._store.job_parts(job.id, stage=0, limit=2, status=Status.SUCCEEDED)
+            payload["children"] = [msgspec.json.decode(part.result or b"null") for part in parts]
+        put = Put(
+            Invocation(
+                self._ids.next(), job.function, _flow(job.id), msgspec.json.encode(payload), now, now,
+                now + spec.max_age_s, spec.priority, job=job.id, stage=1, index=0,
+            )
+        )  # fmt: skip
+        await self._dispatcher.accept([put])
+
+    async def _list_parts(self, job: Job) -> str:
+        """Write the list of the chunks' results, in order, one line a chunk, and return its address."""
+        bucket, _, prefix = f"{job.spec.output or SYSTEM_BUCKET + '/jobs'}/".partition("/")
+        key = f"{prefix}{show_id(job.id)}/parts-{secrets.token_hex(4)}.jsonl"
+        lines: list[bytes] = []
+        after = -1
+        while page := await self._store.job_parts(
+            job.id, stage=0, after=after, limit=1000, status=Status.SUCCEEDED
+        ):
+            lines.extend((part.result or b"null") + b"\n" for part in page)
+            after = page[-1].invocation.index
+        await self._in_thread(self._objects.put, bucket, key, b"".join(lines))
+        return f"s3://{bucket}/{key}"
+
+    async def _publish(self, job: Job, root: Record | None) -> None:
+        """Write the result, then the manifest that names the chunks' own results, then end the job."""
+        if root is not None:
+            answer = msgspec.json.decode(root.result or b"{}", type=_Answer)
+        elif job.chunks == 1 and job.spec.reduce is not None:
+            [only] = await self._store.job_parts(job.id, stage=0, limit=1)
+            answer = msgspec.json.decode(only.result or b"{}", type=_Answer)
+        elif job.spec.reduce is not None or job.chunks == 0:
+            answer = _Answer(value=msgspec.Raw(msgspec.json.encode(job.spec.initial)))
+        else:
+            answer = _Answer(value=msgspec.Raw(b"null"))
+        ref: str | None = None
+        if answer.value:
+            value = bytes(answer.value)
+        else:
+            value = await self._in_thread(self._objects.get, *parse_object_url(answer.object or ""))
+            ref = answer.object
+        warnings, parts = await self._summary(job)
+        if job.spec.output:
+            bucket, _, prefix = f"{job.spec.output}/".partition("/")
+            folder = f"{prefix}{show_id(job.id)}/"
+            try:
+                await self._write_output(job, bucket, folder, value, parts, warnings)
+            except NoSuchBucket:
+                await self._in_thread(self._objects.make_bucket, bucket)
+                await self._write_output(job, bucket, folder, value, parts, warnings)
+            ref = f"s3://{bucket}/{folder}result.json" if len(value) > INLINE_RESULT_BYTES else None
+        inline = value if len(value) <= INLINE_RESULT_BYTES else None
+        await self._end(
+            job, "succeeded", result=inline, result_ref=ref, expected=LIVE, notes={"warnings": warnings} if warnings else None
+        )
+
+    async def _write_output(
+        self, job: Job, bucket: str, folder: str, value: bytes, parts: list[dict[str, Any]], warnings: list[str]
+    ) -> None:
+        put = self._objects.put
+        await self._in_thread(put, bucket, f"{folder}result.json", value, content_type="application/json")
+        manifest = {
+            "job": show_id(job.id),
+            "function": job.function,
+            "input": job.input if "items" not in job.input else {"items": len(job.input["items"])},
+            "result": f"s3://{bucket}/{folder}result.json",
+            "chunks": parts,
+            "warnings": warnings,
+        }
+        await self._in_thread(
+            put, bucket, f"{folder}manifest.json", msgspec.json.encode(manifest), content_type="application/json"
+        )
+
+    async def _summary(self, job: Job) -> tuple[list[str], list[dict[str, Any]]]:
+        """What users should know of the chunks: failed ones, irregular rows; and where each one's result is."""
+        parts: list[dict[str, Any]] = []
+        short = long = failed = 0
+        place = ""
+        after = -1
+        while page := await self._store.job_parts(job.id, stage=0, after=after, limit=1000):
+            after = page[-1].invocation.index
+            for part in page:
+                item: dict[str, Any] = {"index": part.invocation.index, "status": part.status.name.lower()}
+                if part.status is Status.SUCCEEDED and part.result:
+                    answer = msgspec.json.decode(part.result, type=_Answer)
+                    short, long = short + answer.short_rows, long + answer.long_rows
+                    if answer.irregular and not place:
+                        found = answer.irregular
+                        place = (
+                            f"; the first is at byte {found['offset']:,}: {found['columns']} columns instead of "
+                            f"{found['expected']}"
+                        )
+                    if answer.object:
+                        item["object"] = answer.object
+                else:
+                    failed += 1
+                    item["error"] = part.error
+                parts.append(item)
+        warnings = []
+        if short:
+            warnings.append(f"{short:,} rows have too few columns (None where one is missing){place}")
+        if long:
+            warnings.append(f"{long:,} rows have too many columns (kept under the key None){place if not short else ''}")
+        if failed:
+            warnings.append(f"{failed:,} of {job.chunks:,} chunks failed and are left out, as tolerated_failures allows")
+        if job.plan.get("sequential"):
+            warnings.append("the file's quotes are irregular, so it was cut by one sequential pass (slower to plan)")
+        return warnings, parts
+
+    async def _why(self, job: Job, dead: int) -> dict[str, Any]:
+        """The error of a failed job: the first failed invocation's, with how many there are."""
+        for stage in (0, 1, 2, 3, 4, 5):
+            parts = await self._store.job_parts(job.id, stage=stage, status=Status.DEAD, limit=1)
+            if parts:
+                first = parts[0]
+                error = dict(first.error or {})
+                error["invocation_id"] = show_id(first.invocation.id)
+                error["chunk"] = first.invocation.index if stage == 0 else None
+                error["failed_chunks"] = dead
+                return error
+        return {"code": "job_failed", "message": "an invocation of the job failed"}
+
+    async def _end(
+        self,
+        job: Job,
+        status: str,
+        *,
+        expected: tuple[str, ...],
+        result: bytes | None = None,
+        result_ref: str | None = None,
+        error: dict[str, Any] | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        now = self._clock.now()
+        flow = _flow(job.id)
+        if status != "succeeded":
+            await self._dispatcher.hand_back(flow)
+        [applied] = await self._store.apply(
+            [JobMoved(job.id, status, expected, now, result, result_ref, error, notes)], now=now
+        )
+        if applied.refused is not None:
+            if isinstance(applied.refused, WrongState):
+                return  # somebody else ended it first
+            raise applied.refused
+        if status != "succeeded":
+            self._dispatcher.kill_job(job.id)
+        self._dispatcher.drop_flow(flow)
+        self._suspect.discard(job.id)
+        event = self._ended.pop(job.id, None)
+        if event is not None:
+            event.set()
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    async def _checked(self, function: str, spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The input as it is recorded: the object must be there, and its ETag is kept. The output's bucket is made."""
+        assert spec.job is not None
+        if spec.job.output:
+            bucket = spec.job.output.partition("/")[0]
+            await self._in_thread(self._objects.make_bucket, bucket)
+        if "object" in given:
+            bucket, key = parse_object_url(str(given["object"]))
+            info = await self._in_thread(self._objects.head, bucket, key)
+            return {"object": f"s3://{bucket}/{key}", "etag": info.etag, "size": info.size}
+        if spec.job.split.get("kind") != "items":
+            raise InvalidFunction(function, "takes an object as input", "Submit it with --input s3://BUCKET/KEY.")
+        if not isinstance(given.get("items"), list):
+            raise InvalidFunction(function, "takes items or an object as input", 'Send {"items": […]}.')
+        return {"items": given["items"]}
+
+    def _plan_invocation(
+        self,
+        job: int,
+        function: str,
+        spec: FunctionSpec,
+        given: Mapping[str, Any],
+        *,
+        now: float,
+        generation: int = 1,
+        sequential: bool = False,
+    ) -> Put:
+        payload = {
+            "stage": "plan", "job": show_id(job), "input": given, "chunks": 0, "levels": 0,
+            "sequential": sequential, "output": None,
+        }  # fmt: skip
+        return Put(
+            Invocation(
+                self._ids.next(), function, _flow(job), msgspec.json.encode(payload), now, now, now + spec.max_age_s,
+                spec.priority, job=job, stage=PLAN_STAGE, index=generation,
+            )
+        )  # fmt: skip
+
+
+class _Place(msgspec.Struct):
+    """Where an invocation stands in its job, as its payload says."""
+
+    job: str
+    chunks: int
+    levels: int
+    output: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    """What a worker left of one step."""
+
+    value: msgspec.Raw = msgspec.Raw(b"")
+    object: str | None = None
+    short_rows: int = 0
+    long_rows: int = 0
+    irregular: dict[str, int] | None = None
+
+
+def _flow(job: int) -> str:
+    return f"job:{show_id(job)}"

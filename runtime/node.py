@@ -1,0 +1,733 @@
+"""The node: the composition root, the one module that chooses concrete classes and wires them together.
+
+It knows triggers by their protocol only: a spec's kind names an entry point in the group `headrace.triggers`.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from headrace.runtime.clock import Clock, SystemClock
+from headrace.runtime.errors import (
+    HeadraceError,
+    InvalidFunction,
+    InvalidSettings,
+    PortInUse,
+    ReadOnlyStorage,
+    StorageFull,
+)
+from headrace.runtime.jobs.coordinator import Coordinator
+from headrace.runtime.loading import request_for, watched_folders
+from headrace.runtime.model.attempt import Report
+from headrace.runtime.model.ids import Ids, show_id
+from headrace.runtime.model.invocation import Outcome
+from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
+from headrace.runtime.model.write import Write
+from headrace.runtime.objects.protocol import ObjectStore
+from headrace.runtime.objects.url import open_store, parse_object_url
+from headrace.runtime.pool.context import WorkerConfig
+from headrace.runtime.pool.local import LocalPool
+from headrace.runtime.pool.protocol import PoolEvents
+from headrace.runtime.queue.dispatcher import Dispatcher
+from headrace.runtime.settings import Settings
+from headrace.runtime.store.logs import LogStore
+from headrace.runtime.store.sqlite import SqliteStore
+from headrace.runtime.trigger import Source, Trigger, TriggerContext
+
+THREADS = 8
+FLUSH_S = 0.2
+EXPIRE_S = 60.0
+RELOAD_QUIET_S = 0.05
+LOADER = "headrace.runtime.loading:load"
+CLIENT = "headrace.runtime.client:Client"
+SYSTEM_BUCKET = "headrace-system"
+
+_log = structlog.get_logger("headrace")
+
+
+class Node:
+    """One node: everything between a data folder and its workers. `start` and `stop` it on an event loop.
+
+    Args:
+        settings: what the node was told.
+        code: the loader's argument: what user code to run.
+        clock: time; the system's by default.
+        listen: serve HTTP on the settings' host and port; without it, only this process reaches the node.
+        on_output: told what each attempt printed, beside the logs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        code: bytes,
+        *,
+        clock: Clock | None = None,
+        listen: bool = True,
+        on_output: Callable[[str, str, Outcome], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.manifest = Manifest(version="")
+        self.url = ""
+        self.secret = ""
+        self.stopping = asyncio.Event()
+        self._code = code
+        self._listen = listen
+        self._echo = on_output
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headrace")
+        self._sources: list[Source] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._pool: LocalPool | None = None
+        self._old_pools: set[asyncio.Task[None]] = set()
+        self._store: SqliteStore | None = None
+        self._server: Any = None
+        self._served: asyncio.Task[None] | None = None
+        self._logs_dirty = False
+        self._begun_at = self.clock.now()
+        self._chance = random.Random(secrets.randbits(64))
+        self._unready: str | None = "starting"
+
+    # ---- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the data, load the code, start the workers, the triggers and the server.
+
+        Raises: DataInUse, DataTooNew, DataDamaged, ReadOnlyStorage, PortInUse, InvalidSettings. Load errors are in
+        `manifest`, and do not keep the node from starting.
+        """
+        settings = self.settings
+        listener = _bind(settings.host, settings.port) if self._listen else None
+        try:
+            await self._open(listener)
+        except BaseException:
+            if listener is not None:
+                listener.close()
+            await self.stop(grace_s=0)
+            raise
+
+    async def _open(self, listener: socket.socket | None) -> None:
+        settings = self.settings
+        _make_folder(settings.data)
+        self._store = store = SqliteStore(_sqlite_path(settings.store), clock=self.clock)
+        await store.start()
+        self.id = f"{socket.gethostname()}#{os.getpid()}-{secrets.token_hex(3)}"
+        now = self.clock.now()
+        number = await store.join(self.id, until=now + settings.node_lease_s, now=now)
+        self.ids = Ids(self.clock.now, node=number)
+        tokens = self._tokens()
+        if listener is not None:
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            self.url = f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}"
+        scratch = settings.data / "tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True, exist_ok=True)
+        pool = self._new_pool()
+        loading = asyncio.get_running_loop().create_task(pool.start())
+        await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
+        self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
+        self.dispatcher = Dispatcher(
+            store, node=self.id, ids=self.ids, clock=self.clock, chance=self._chance, on_output=self._on_output,
+            on_error=self._report, sync_wait_s=settings.sync_wait_s,
+        )  # fmt: skip
+        self.coordinator = Coordinator(
+            store, self.dispatcher, objects=self.objects, ids=self.ids, clock=self.clock, in_thread=self.in_thread,
+            on_error=self._report,
+        )  # fmt: skip
+        self.dispatcher.jobs = self.coordinator
+        self.logs = LogStore(settings.data / "logs")
+        await self.in_thread(self.logs.start)
+        self._build_api(tokens)
+        if listener is not None:
+            self._serve(listener)
+        self.manifest = await loading
+        self._pool = pool
+        self._show_load(pool)
+        self._use(pool)
+        await store.release_expired(now=self.clock.now())
+        await self.dispatcher.start(paused=await store.paused())
+        await self.coordinator.start()
+        await self._start_triggers()
+        for work in (self._keep_lease(), self._flush_logs(), self._expire()):
+            self._spawn(work)
+        self._write_node_file()
+        self._unready = None
+
+    async def stop(self, *, grace_s: float | None = None) -> None:
+        """Stop claiming, let what runs end for `grace_s` (default the setting `drain_s`), hand back the rest. Twice is harmless."""
+        self._unready = "stopping"
+        self.stopping.set()
+        grace = self.settings.drain_s if grace_s is None else grace_s
+        for source in self._sources:
+            await source.stop()
+        self._sources.clear()
+        if hasattr(self, "dispatcher"):
+            self.dispatcher.stop_accepting()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._pool is not None:
+            await self._pool.stop(grace_s=grace)
+            self._pool = None
+        await asyncio.gather(*self._old_pools, return_exceptions=True)
+        if hasattr(self, "coordinator"):
+            await self.coordinator.stop()
+        if hasattr(self, "dispatcher"):
+            await self.dispatcher.stop()
+        if self._server is not None and self._served is not None:
+            self._server.should_exit = True
+            await self._served
+            self._server = None
+        if self._store is not None:
+            with contextlib.suppress(FileNotFoundError):
+                (self.settings.data / "node.json").unlink()
+            if hasattr(self, "id"):
+                await self._leave(self._store)
+            await self._store.stop()
+            self._store = None
+        if hasattr(self, "logs"):
+            await self.in_thread(self.logs.stop)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _leave(self, store: SqliteStore) -> None:
+        try:
+            await store.leave(self.id)
+        except HeadraceError as error:
+            self._report("the node's lease could not be ended; it runs out by itself", {"error": str(error)})
+
+    async def in_thread(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """A blocking call in the node's bounded pool of threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
+
+    # ---- code --------------------------------------------------------------------------------------------------------
+
+    def _new_pool(self) -> LocalPool:
+        settings = self.settings
+        assert self._store is not None
+        lock = self._store.lock_fd
+        objects = settings.objects if "://" in settings.objects else str(Path(settings.objects).absolute())
+        return LocalPool(
+            LOADER,
+            self._code,
+            events=PoolEvents(reports=self._reports, room=self._room, progress=self._progress),
+            workers=settings.workers,
+            burst_workers=settings.burst_workers,
+            scratch_root=settings.data / "tmp",
+            clock=self.clock,
+            config=WorkerConfig(
+                objects=objects, url=self.url or None, token=self.secret, client_factory=CLIENT if self.url else None
+            ),
+            kill_grace_s=settings.kill_grace_s,
+            recycle_after=settings.recycle_after,
+            hold_fds=(lock,) if lock is not None else (),
+        )
+
+    def _reports(self, reports: Sequence[Report]) -> None:
+        self.dispatcher.reports(reports)
+
+    def _room(self) -> None:
+        if self._unready != "starting":
+            self.dispatcher.dispatch()
+
+    def _progress(self, token: int, progress: dict[str, Any]) -> None:
+        self.dispatcher.progress(token, progress)
+
+    def _use(self, pool: LocalPool) -> None:
+        """Serve the pool's functions from now on."""
+        from headrace.runtime.api.routing import Endpoint, RouteTable
+
+        endpoints = []
+        for spec in self.manifest.functions:
+            for given in spec.triggers:
+                trigger = self._trigger(spec, given.kind, given.fields)
+                for route in trigger.routes() if trigger is not None else ():
+                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None))
+        table = RouteTable()
+        kept: list[Endpoint] = []
+        for endpoint in endpoints:
+            try:
+                table = RouteTable([*kept, endpoint])
+                kept.append(endpoint)
+            except InvalidFunction as error:
+                found = self.manifest.function(endpoint.function)
+                assert found is not None
+                fault = LoadError(file=found.file, line=found.line, message=str(error), hint=error.hint)
+                self.manifest = msgspec.structs.replace(self.manifest, errors=(*self.manifest.errors, fault))
+                self._show_fault(fault)
+        self.services.routes = table if kept else RouteTable()
+        self.services.routes = RouteTable(kept)
+        self.services.manifest = self.manifest
+        self.dispatcher.use(pool, self.manifest.functions)
+
+    async def reload(self) -> None:
+        """Load the code anew and serve it; what runs ends with the code that it began with.
+
+        When a file that was loaded before is broken now, the old code goes on serving until it is mended.
+        """
+        pool = self._new_pool()
+        manifest = await pool.start()
+        if manifest.errors and self._pool is not None:
+            for fault in manifest.errors:
+                self._show_fault(fault)
+            _log.warning("the code was not reloaded; the old one is served until it is mended")
+            await pool.stop(grace_s=0)
+            return
+        old, self._pool, self.manifest = self._pool, pool, manifest
+        self._use(pool)
+        await self._restart_triggers()
+        _log.info("reloaded", functions=len(manifest.functions) - 1, version=manifest.version)
+        if old is not None:
+            task = asyncio.get_running_loop().create_task(self._retire(old))
+            self._old_pools.add(task)
+            task.add_done_callback(self._old_pools.discard)
+
+    async def _retire(self, pool: LocalPool) -> None:
+        await pool.stop(grace_s=self.settings.drain_s)
+        self.dispatcher.retire(pool)
+
+    def _show_load(self, pool: LocalPool) -> None:
+        for fault in self.manifest.errors:
+            self._show_fault(fault)
+        if self.manifest.why:
+            _log.info("workers are spawned, not forked", why=self.manifest.why)
+        if pool.load_output.strip():
+            _log.info("printed while the code was loaded", text=pool.load_output.strip()[:2000])
+
+    def _show_fault(self, fault: LoadError) -> None:
+        place = f"{fault.file}:{fault.line}" if fault.line else fault.file
+        _log.error(f"{place}: {fault.message}", hint=fault.hint)
+
+    # ---- triggers ----------------------------------------------------------------------------------------------------
+
+    def _trigger(self, spec: FunctionSpec, kind: str, fields: dict[str, Any]) -> Trigger | None:
+        try:
+            return _trigger_class(kind).from_fields(fields)  # type: ignore[no-any-return]
+        except HeadraceError as error:
+            self._report("a trigger cannot be used", {"function": spec.name, "kind": kind, "error": str(error)})
+            return None
+
+    async def _start_triggers(self) -> None:
+        for spec in self.manifest.functions:
+            counts: dict[str, int] = {}
+            for given in spec.triggers:
+                index = counts[given.kind] = counts.get(given.kind, -1) + 1
+                trigger = self._trigger(spec, given.kind, given.fields)
+                if trigger is None:
+                    continue
+                source = trigger.source(self._trigger_context(spec, given.kind, given.fields, index))
+                if source is None:
+                    continue
+                try:
+                    await source.start()
+                    self._sources.append(source)
+                except HeadraceError as error:
+                    self._report("a trigger could not start", {"function": spec.name, "kind": given.kind, "error": str(error)})
+
+    async def _restart_triggers(self) -> None:
+        sources, self._sources = self._sources, []
+        for source in sources:
+            await source.stop()
+        await self._start_triggers()
+
+    def _trigger_context(self, spec: FunctionSpec, kind: str, fields: dict[str, Any], index: int) -> TriggerContext:
+        assert self._store is not None
+        return TriggerContext(
+            name=f"{spec.name}/{kind}/{fields.get('name') or index}",
+            function=spec,
+            objects=self.objects,
+            state=self._store,
+            clock=self.clock,
+            chance=self._chance,
+            accept=partial(self._accept, spec, kind),
+            new_id=lambda: show_id(self.ids.next()),
+            in_thread=self.in_thread,
+            report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
+            sweep_s=self.settings.sweep_s,
+        )
+
+    async def _accept(
+        self, spec: FunctionSpec, kind: str, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
+    ) -> list[str]:
+        """Record a trigger's events and its own writes in one step."""
+        if not events:
+            assert self._store is not None
+            for applied in await self._store.apply(writes, now=self.clock.now()) if writes else ():
+                if applied.refused is not None:
+                    raise applied.refused
+            return []
+        if spec.job is not None:
+            return [
+                await self.coordinator.submit(
+                    spec.name, _job_input(spec, event), before=writes if at == 0 else (), version=self.manifest.version
+                )
+                for at, event in enumerate(events)
+            ]
+        puts = [self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events]
+        await self.dispatcher.accept(puts, before=writes)
+        return [show_id(put.invocation.id) for put in puts]
+
+    # ---- the API -----------------------------------------------------------------------------------------------------
+
+    def _tokens(self) -> list[Any]:
+        """The configured tokens, or the one in DATA/token, which the first start writes; and one for this process's own."""
+        from headrace.runtime.api.access import SCOPES, Token
+
+        self.secret = secrets.token_urlsafe(24)
+        own = Token("node", self.secret, SCOPES)
+        if self.settings.tokens:
+            return [own, *(Token(t.name, t.secret.get_secret_value(), t.scopes) for t in self.settings.tokens)]
+        path = self.settings.data / "token"
+        try:
+            if not path.exists():
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(secrets.token_urlsafe(32) + "\n")
+            text = path.read_text().strip()
+        except OSError as error:
+            raise ReadOnlyStorage(str(path)) from error
+        if not text:
+            raise InvalidSettings(f"{path} is empty", "Remove it: the next start writes a new token.")
+        return [own, Token("data", text, SCOPES)]
+
+    def _build_api(self, tokens: list[Any]) -> None:
+        from headrace.runtime.api.access import Access
+        from headrace.runtime.api.app import Application
+        from headrace.runtime.api.services import Limits, Services
+
+        settings = self.settings
+        assert self._store is not None
+        self.services = Services(
+            dispatcher=self.dispatcher,
+            coordinator=self.coordinator,
+            store=self._store,
+            objects=self.objects,
+            logs=self.logs,
+            clock=self.clock,
+            access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
+            in_thread=self.in_thread,
+            ready=lambda: self._unready,
+            health=self._health,
+            report=self._report,
+            limits=Limits(sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async),
+            new_request_id=lambda: show_id(self.ids.next()),
+        )
+        self.application = Application(self.services)
+
+    def _serve(self, listener: socket.socket) -> None:
+        import uvicorn
+
+        config = uvicorn.Config(
+            self.application, log_config=None, access_log=False, lifespan="off", server_header=False,
+            timeout_graceful_shutdown=5, loop="none", http="httptools", ws="none", h11_max_incomplete_event_size=65536,
+        )  # fmt: skip
+        self._server = _Server(config)
+        self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
+
+    def _health(self) -> dict[str, Any]:
+        running, ready, calls = self.dispatcher.counts()
+        load = self._pool.load() if self._pool is not None else {}
+        return {
+            "node": self.id,
+            "url": self.url,
+            "version": self.manifest.version,
+            "uptime_s": self.clock.now() - self._begun_at,
+            "attempts_held": running,
+            "claims_ready": ready,
+            "calls_waiting": calls,
+            **load,
+        }
+
+    def _write_node_file(self) -> None:
+        if not self.url:
+            return
+        facts = {"url": self.url, "node": self.id, "pid": os.getpid(), "token_file": "token"}
+        path = self.settings.data / "node.json"
+        temporary = path.with_suffix(".json.new")
+        temporary.write_bytes(msgspec.json.encode(facts))
+        temporary.replace(path)
+
+    # ---- upkeep ------------------------------------------------------------------------------------------------------
+
+    def _on_output(self, spec: FunctionSpec, id: int, attempt: int, outcome: Outcome, now: float) -> None:
+        self.logs.append(id, attempt, spec.name, now, outcome.output, outcome.output_bytes, outcome.kind)
+        self._logs_dirty = True
+        if self._echo is not None:
+            self._echo(spec.name, show_id(id), outcome)
+
+    async def _flush_logs(self) -> None:
+        while True:
+            await self.clock.sleep(FLUSH_S)
+            if self._logs_dirty:
+                self._logs_dirty = False
+                await self.in_thread(self.logs.flush)
+
+    async def _keep_lease(self) -> None:
+        lease = self.settings.node_lease_s
+        while True:
+            await self.clock.sleep(lease / 3)
+            assert self._store is not None
+            now = self.clock.now()
+            try:
+                await self._store.renew(self.id, until=now + lease)
+                await self._store.release_expired(now=now)
+            except HeadraceError as error:
+                self._report("the node's lease could not be renewed", {"error": str(error)})
+
+    async def _expire(self) -> None:
+        kept = self.settings.kept
+        while True:
+            await self.clock.sleep(EXPIRE_S)
+            assert self._store is not None
+            now = self.clock.now()
+            try:
+                while refs := await self._store.expire(
+                    succeeded_before=now - kept.succeeded_s, dead_before=now - kept.dead_s, keep=kept.succeeded_rows,
+                    limit=2000,
+                ):  # fmt: skip
+                    for ref in refs:
+                        await self.in_thread(self.objects.delete, *parse_object_url(ref))
+                await self.in_thread(self.logs.expire, before=now - kept.logs_s, bytes_max=kept.logs_bytes)
+            except HeadraceError as error:
+                self._report("what is out of date could not be removed", {"error": str(error)})
+
+    def _report(self, message: str, details: Mapping[str, Any]) -> None:
+        _log.error(message, **dict(details))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._report("the node's upkeep failed", {"error": f"{type(error).__name__}: {error}"})
+
+
+# ---- serving ---------------------------------------------------------------------------------------------------------
+
+
+def serve(settings: Settings, paths: list[str], *, dev: bool = False) -> int:
+    """Run a node until SIGTERM or SIGINT; a second signal ends it without waiting. Returns the exit code.
+
+    `paths` are files, folders or modules of functions. With `dev` the code is reloaded when a file is saved, and what functions
+    print is shown as it comes. Raises what `Node.start` does.
+    """
+    _configure_log(settings, dev=dev)
+    work = _run(settings, paths, dev=dev)
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+async def _run(settings: Settings, paths: list[str], *, dev: bool) -> int:
+    node = Node(settings, _code_of(settings, paths), on_output=_echo if dev else None)
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, on_signal)
+    await node.start()
+    shown = len([spec for spec in node.manifest.functions if not spec.name.startswith("headrace.")])
+    _log.info(f"serving {shown} functions at {node.url}", data=str(settings.data), workers=settings.workers)
+    watcher = _Watcher(node, paths) if dev else None
+    if watcher is not None:
+        watcher.start()
+    await stop.wait()
+    _log.info("stopping: what runs may end, nothing else begins", grace_s=settings.drain_s)
+    if watcher is not None:
+        watcher.stop()
+    stopping = loop.create_task(node.stop())
+    hurried = loop.create_task(hurry.wait())
+    await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not stopping.done():
+        stopping.cancel()
+        _log.warning("stopped without waiting; what ran is run again by the next start")
+        return 1
+    await stopping
+    return 0
+
+
+class _Watcher:
+    """Reloads the code when a Python file of it is saved."""
+
+    def __init__(self, node: Node, paths: list[str]) -> None:
+        self._node = node
+        self._folders = watched_folders(paths)
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._observer: Any = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        from watchdog.events import FileSystemEventHandler
+        from watchdog.observers import Observer
+
+        changed, loop = self._changed, self._loop
+
+        class Handler(FileSystemEventHandler):
+            def on_any_event(self, event: Any) -> None:
+                place = str(getattr(event, "dest_path", "") or event.src_path)
+                if event.event_type in ("modified", "created", "moved", "deleted") and place.endswith(".py"):
+                    loop.call_soon_threadsafe(changed.set)
+
+        self._observer = Observer()
+        for folder in self._folders:
+            self._observer.schedule(Handler(), str(folder), recursive=True)
+        self._observer.start()
+        self._task = self._loop.create_task(self._reload())
+
+    def stop(self) -> None:
+        self._observer.stop()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _reload(self) -> None:
+        while True:
+            await self._changed.wait()
+            await self._node.clock.sleep(RELOAD_QUIET_S)  # editors write a file in several steps
+            self._changed.clear()
+            await self._node.reload()
+
+
+def _echo(function: str, id: str, outcome: Outcome) -> None:
+    """Show what an attempt printed, each line behind its function."""
+    for line in outcome.output.decode("utf-8", "replace").splitlines():
+        sys.stderr.write(f"{function} {id[-6:]} | {line}\n")
+
+
+def _code_of(settings: Settings, paths: list[str]) -> bytes:
+    return request_for(paths, defaults=function_defaults(settings))
+
+
+def function_defaults(settings: Settings) -> dict[str, Any]:
+    """The settings of functions that do not say their own, where they differ from the built-in ones."""
+    plain = type(settings.defaults)()
+    given = settings.defaults
+    out: dict[str, Any] = {}
+    for name in ("timeout_s", "memory_bytes", "max_age_s"):
+        if getattr(given, name) != getattr(plain, name):
+            out[name] = getattr(given, name)
+    if given.retries != plain.retries:
+        out["retry"] = {"retries": given.retries}
+    return out
+
+
+def _server_class() -> type[Any]:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """uvicorn's server, without its own signal handlers: the node has them."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Server
+
+
+def _Server(config: Any) -> Any:  # noqa: N802 - a class that is made when uvicorn is first needed
+    return _server_class()(config)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises PortInUse, or InvalidSettings for an address that is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno in (98, 48):
+            raise PortInUse(host, port) from None
+        raise InvalidSettings(f"cannot listen on {host}:{port}: {error.strerror}", "Check --host and --port.") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InvalidSettings(f"{path} is not a folder", "Name another with --data.") from None
+    except OSError as error:
+        if error.errno == 28:
+            raise StorageFull(str(path)) from None
+        raise ReadOnlyStorage(str(path)) from None
+
+
+def _sqlite_path(store: str) -> Path:
+    if "://" in store:
+        kind = store.partition("://")[0]
+        raise InvalidSettings(f"the store {kind}:// is not supported yet", "Give the path of a SQLite file.")
+    return Path(store)
+
+
+def _trigger_class(kind: str) -> Any:
+    found = _trigger_classes.get(kind)
+    if found is None:
+        for entry in importlib.metadata.entry_points(group="headrace.triggers", name=kind):
+            found = _trigger_classes[kind] = entry.load()
+        if found is None:
+            raise InvalidFunction(f"trigger {kind!r}", "is not installed", "Install the package that provides it.")
+    return found
+
+
+_trigger_classes: dict[str, Any] = {}
+
+
+def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trigger's event gives to a job: an upload's object, or the event itself as the only item."""
+    if "Records" in event:
+        from headrace.runtime.model.event import UploadEvent
+
+        found = UploadEvent(event)
+        return {"object": f"s3://{found.bucket}/{found.key}"}
+    for trigger in spec.triggers:
+        given = trigger.fields.get("input")
+        if given is not None:
+            return {"object": given} if isinstance(given, str) else {"items": given}
+    return {"items": [dict(event)]}
+
+
+def _configure_log(settings: Settings, *, dev: bool) -> None:
+    human = settings.log_format == "human" or (settings.log_format == "auto" and (dev or sys.stderr.isatty()))
+    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
+    ]
+    processors.append(
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event=0) if human else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(levels[settings.log_level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+

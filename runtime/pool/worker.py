@@ -1,0 +1,368 @@
+"""The worker: a process that runs one item after another until its socket closes.
+
+Imports the floor and this room. It never returns into the code that made it, and holds nothing that killing
+it could damage: what it has finished is in its socket or in the shared page, what it has printed is in its
+    capture.
+"""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from types import CoroutineType, FrameType
+from typing import Any, NoReturn
+
+import msgspec
+
+from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPayload
+from headrace.runtime.model.ids import show_id
+from headrace.runtime.pool import capture, limits, process
+from headrace.runtime.pool.code import Entry, Setup, plain_streams
+from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
+from headrace.runtime.pool.failure import describe
+from headrace.runtime.pool.frame import FRAME_BYTES_MAX, FrameReader, encode, pack, wrap
+from headrace.runtime.pool.page import (
+    BASE_ANON,
+    BEGUN,
+    DOOMED,
+    GENERATION,
+    PUBLISHED,
+    RESULTS_BYTES,
+    REVOKE,
+    STARTED,
+    Page,
+    fence,
+)
+from headrace.runtime.pool.result import encode_result
+
+FLUSH_AFTER_S = 0.001
+RESULT_BYTES_INLINE = 256 << 10
+RESULT_BYTES_MAX = FRAME_BYTES_MAX - (4 << 20)
+SYSTEM_BUCKET = "headrace-system"
+_RECEIVE_BYTES = 128 << 10
+
+# An array of msgpack whose length is the four bytes that follow: results are encoded one by one and sent as
+# one array.
+_ARRAY32 = b"\xdd"
+
+_decode_payload = msgspec.json.Decoder().decode
+
+
+class TimedOut(BaseException):
+    """Raised inside a function whose time is over, so that its `finally` blocks run before the process is
+    ended."""
+
+
+class Worker:
+    """The loop of one worker process.
+
+    Args:
+        wire: the stream to the node, blocking.
+        page: shared with the node.
+        output: the capture that descriptors 1 and 2 are.
+        entries: by function name, what runs it.
+        config, folder: for the contexts; the folder is this worker's own.
+    """
+
+    def __init__(
+        self,
+        wire: socket.socket,
+        page: Page,
+        *,
+        output: int,
+        entries: Mapping[str, Entry],
+        config: WorkerConfig,
+        folder: Path,
+    ) -> None:
+        self._wire = wire
+        self._page = page
+        self._output = output
+        self._entries = entries
+        self._tools = Toolbox(config, folder, self._send_message)
+        self._sending = threading.Lock()
+        self._in_send = False
+        self._deferred = False
+        self._forked: list[bool] = []  # true once this is a child that user code forked
+        self._limited_to = -1
+        self._used = 0
+        self._count = 0
+        self._flushed_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self) -> NoReturn:
+        """Serve until the node closes the socket, then end the process."""
+        signal.signal(signal.SIGTERM, self._on_term)
+        os.register_at_fork(after_in_child=self._in_forked_child)
+        self._page.words[BASE_ANON] = limits.anonymous_bytes(os.getpid())
+        reader = FrameReader()
+        receive = self._wire.recv
+        while True:
+            data = receive(_RECEIVE_BYTES)
+            if not data:
+                os._exit(0)
+            for groups in reader.feed(data):
+                self._flushed_at = time.monotonic()
+                for function, timeout_s, memory_bytes, items in groups:
+                    self._run_group(function, timeout_s, memory_bytes, items)
+                if self._count:
+                    self._flush()
+
+    def _run_group(self, function: str, timeout_s: float, memory_bytes: int, items: list[Any]) -> None:
+        """Run items of one function, in order. The cost of a call that does nothing is the cost of this
+        loop."""
+        entry = self._entries.get(function)
+        if entry is None:
+            entry = _missing(function)
+        if memory_bytes != self._limited_to:
+            self._limited_to = memory_bytes
+            limits.limit_growth(memory_bytes)
+        words, reals, tools, forked = self._page.words, self._page.reals, self._tools, self._forked
+        monotonic, seek, output = time.monotonic, os.lseek, self._output
+        flush_out, flush_err = sys.__stdout__.flush, sys.__stderr__.flush  # type: ignore[union-attr]
+        for seq, invocation_id, attempt, payload, payload_ref in items:
+            words[BEGUN] = seq
+            fence()
+            if seq >= words[REVOKE]:
+                self._add((seq, 0.0, 0.0, b"", "skipped", None, None, b"", 0))
+                continue
+            started = monotonic()
+            context = Context(tools, seq, invocation_id, function, attempt, started + timeout_s)
+            kind, ref, failure = "ok", None, None
+            try:
+                try:
+                    reals[STARTED] = started  # from here on SIGTERM may raise TimedOut
+                    if payload_ref is not None:
+                        payload = self._fetch(payload_ref)
+                    value = entry(_decode(payload), context)
+                    if value.__class__ is CoroutineType:
+                        value = self._await(value)
+                    if forked:
+                        os._exit(0)
+                    data = encode_result(value)
+                    if len(data) > RESULT_BYTES_INLINE:
+                        data, ref = self._store_result(data, invocation_id, attempt)
+                except TimedOut:
+                    raise
+                except (
+                    BaseException
+                ) as error:  # the outermost loop of user code: everything it raises is an outcome
+                    if forked:
+                        os._exit(1)
+                    data = b""
+                    kind, failure = describe(error)
+                finally:
+                    reals[STARTED] = 0.0
+            except TimedOut:
+                reals[STARTED] = 0.0
+                data, ref = b"", None
+                kind, failure = "timeout", {"code": FunctionTimeout.code, "message": "its time was over"}
+            value = None
+            ended = monotonic()
+            try:
+                flush_out()
+                flush_err()
+            except (ValueError, OSError):  # the function closed its streams, or the disk is full
+                plain_streams()
+                flush_out, flush_err = sys.__stdout__.flush, sys.__stderr__.flush  # type: ignore[union-attr]
+            if context._scratch is not None:
+                context.close()
+            if kind == "ok" and ref is None and not seek(output, 0, 2):
+                self._add((seq, started, ended - started, data))
+            else:
+                printed, printed_bytes = b"", 0
+                if seek(output, 0, 2):
+                    printed, printed_bytes = capture.head_and_tail(output)
+                    capture.empty(output)
+                self._add((seq, started, ended - started, data, kind, ref, failure, printed, printed_bytes))
+                if kind == "timeout":
+                    # What user code left half done must not meet the next item; the node takes back what was
+                    # behind.
+                    self._flush()
+                    os._exit(0)
+            if ended - self._flushed_at > FLUSH_AFTER_S:
+                self._flush()
+
+    # ---- results and messages to the node ------------------------------------------------------------------
+
+    def _add(self, result: tuple[Any, ...]) -> None:
+        """Append one result to those that leave with the next flush."""
+        data = encode(result)
+        end = self._used + len(data)
+        if end > RESULTS_BYTES:
+            if self._count:
+                self._flush()
+            end = len(data)
+            if end > RESULTS_BYTES:
+                self._send(wrap(_ARRAY32 + b"\x00\x00\x00\x01" + data))
+                return
+        self._page.results[self._used : end] = data
+        self._used = end
+        self._count += 1
+        self._page.words[PUBLISHED] = end | self._count << 32
+
+    def _flush(self) -> None:
+        if not self._count:
+            return
+        page = self._page
+        self._send(wrap(_ARRAY32 + self._count.to_bytes(4, "big") + bytes(page.results[: self._used])))
+        self._used = self._count = 0
+        page.words[PUBLISHED] = 0
+        fence()
+        page.words[GENERATION] += 1
+        fence()
+        self._flushed_at = time.monotonic()
+
+    def _send_message(self, message: Any) -> None:
+        self._send(pack(message))
+
+    def _send(self, frame: bytes) -> None:
+        """Send one whole frame, whichever thread asks: half of one would be the end of the stream."""
+        if self._forked:
+            return  # the socket belongs to the parent
+        with self._sending:
+            self._in_send = True
+            try:
+                self._wire.sendall(frame)
+            except OSError:
+                os._exit(0)  # the node is gone
+            finally:
+                self._in_send = False
+        if self._deferred:
+            self._deferred = False
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _on_term(self, signum: int, frame: FrameType | None) -> None:
+        """End the function that the node means, if it is still the one that runs."""
+        if self._in_send:
+            self._deferred = True
+        elif self._page.reals[STARTED] and self._page.words[DOOMED] == self._page.words[BEGUN]:
+            raise TimedOut
+
+    def _in_forked_child(self) -> None:
+        """User code forked: its child must neither speak for this worker nor take its signals."""
+        self._forked.append(True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    # ---- what an item may need -----------------------------------------------------------------------------
+
+    def _fetch(self, ref: str) -> bytes:
+        from headrace.runtime.objects.url import parse_object_url
+
+        bucket, key = parse_object_url(ref)
+        return self._tools.objects.get(bucket, key)
+
+    def _store_result(self, data: bytes, invocation_id: int, attempt: int) -> tuple[bytes, str | None]:
+        """A large result's place: the object store where there is one, else the frame."""
+        if self._tools.config.objects is None:
+            if len(data) > RESULT_BYTES_MAX:
+                raise ResultTooLarge(len(data), RESULT_BYTES_MAX)
+            return data, None
+        key = f"results/{show_id(invocation_id)}/{attempt}.json"
+        self._tools.objects.put(SYSTEM_BUCKET, key, data)
+        return b"", f"s3://{SYSTEM_BUCKET}/{key}"
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run an async function to its end on this worker's own event loop; what it left running is
+        cancelled."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        loop = self._loop
+        task = loop.create_task(coroutine)
+        try:
+            return loop.run_until_complete(task)
+        finally:
+            left = asyncio.all_tasks(loop)
+            if left:
+                for other in left:
+                    other.cancel()
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+
+class ResultTooLarge(HeadraceError):
+    """A result is larger than a frame may be and there is no object store for it: (bytes, limit)."""
+
+    code = "result_too_large"
+    hint = "Configure an object store, or write the data there and return its address."
+
+    def __str__(self) -> str:
+        return f"the result is {self.args[0]:,} bytes; without an object store the limit is {self.args[1]:,}"
+
+
+def _decode(payload: bytes) -> Any:
+    try:
+        return _decode_payload(payload) if payload else None
+    except msgspec.DecodeError as error:
+        raise InvalidPayload(str(error)) from None
+
+
+def _missing(function: str) -> Entry:
+    def entry(payload: Any, context: Context) -> Any:
+        raise LookupError(f"this version of the code has no function {function!r}")
+
+    return entry
+
+
+def become_worker(parent: int, slot: int, output: int) -> None:
+    """Turn a process that was just forked or started into a worker: its own session, dying with `parent`.
+
+    `output` becomes descriptors 1 and 2. Signals that the parent had set up are as in a fresh process, but
+    for SIGINT, which is
+    ignored: a terminal's Ctrl-C is the node's to handle.
+    """
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.die_with_parent(parent, signal.SIGKILL)
+    process.tag(slot)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    random.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+
+
+def serve(
+    wire: int, page: int, output: int, *, setup: Setup, entries: Mapping[str, Entry], number: int
+) -> NoReturn:
+    """Run a worker over the given descriptors, in a process that `become_worker` has prepared."""
+    stream = socket.socket(fileno=wire)
+    stream.setblocking(True)
+    view = Page(page)
+    os.close(page)
+    folder = Path(setup.folder) / f"w{number}"
+    Worker(stream, view, output=output, entries=entries, config=setup.config, folder=folder).run()
+
+
+def main() -> None:
+    """A spawned worker: `python -m headrace.runtime.pool.worker WIRE PAGE OUTPUT SETUP PARENT SLOT
+    NUMBER`."""
+    wire, page, output, setup_at, parent, slot, number = map(int, sys.argv[1:])
+    plain_streams()
+    become_worker(parent, slot, output)
+    faulthandler.enable()
+    for descriptor in (wire, page, output, setup_at):
+        os.set_inheritable(descriptor, False)
+    setup = Setup.read(setup_at)
+    os.close(setup_at)
+    loaded = setup.load()
+    sys.stdout.flush()
+    capture.empty(output)  # the zygote has shown what the import prints
+    serve(wire, page, output, setup=setup, entries=loaded.entries, number=number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Migrations: Alembic's environment, and one file a revision in `versions`."""

@@ -1,0 +1,1 @@
+"""One file a revision, forward only: expand first, contract a release later."""

@@ -1,0 +1,297 @@
+"""SQLite: the store of one node, in one file and on one writing thread.
+
+Imports the floor and its own room. One process owns the file, by the lock beside it; hence claims are held in
+memory and a restart frees them. A reader would otherwise expect claims to be rows: only those that
+MarkRunning names are.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from headrace.runtime.clock import Clock, SystemClock
+from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.model.invocation import Claim, Record, Status
+from headrace.runtime.model.job import Job, JobCounts
+from headrace.runtime.model.write import Applied, Write
+from headrace.runtime.objects.key import SYSTEM_BUCKET
+from headrace.runtime.store import calls, jobsteps, reads, steps
+from headrace.runtime.store.claims import Claims
+from headrace.runtime.store.holder import Holder
+from headrace.runtime.store.protocol import Counters, Done, LedgerRow, ScheduleState
+from headrace.runtime.store.reads import Readers
+from headrace.runtime.store.version import SCHEMA
+from headrace.runtime.store.writer import Writer, fault
+
+_CHECKPOINT_PAGES = 4_000
+_JOURNAL_BYTES = 64 << 20
+_CACHE_KIB = 32 << 10
+_BUSY_S = 5.0
+_STATEMENTS = 128
+
+
+class SqliteStore:
+    """A `Store` in the file `path`; the folder is made when it is missing.
+
+    `clock` measures commits. `connection` is the class of the writing connection, which a test may replace to
+    make statements fail.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        connection: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
+        self.path = Path(path)
+        self._clock = clock or SystemClock()
+        self._connection = connection
+        self._holder = Holder(self.path.with_name(self.path.name + ".lock"))
+        self._claims = Claims()
+        self._db: sqlite3.Connection | None = None
+        self._running: tuple[Writer, Readers] | None = None
+
+    # ---- life ----
+
+    async def start(self) -> None:
+        await self._holder.take()
+        try:
+            self._db = await asyncio.to_thread(self._open)
+            writer = Writer(
+                self._db, str(self.path), self._claims, self._clock, steps.record, jobsteps.gather
+            )
+        except BaseException:
+            self._holder.drop()
+            raise
+        self._running = (writer, Readers(self.path))
+        writer.start()
+
+    async def stop(self) -> None:
+        if self._running is None:
+            return
+        (writer, readers), self._running = self._running, None
+        await writer.stop()
+        await asyncio.to_thread(readers.stop)
+        if self._db is not None:
+            await asyncio.to_thread(self._db.close)
+            self._db = None
+        self._holder.drop()
+
+    @property
+    def lock_fd(self) -> int | None:
+        """The lock's descriptor while started: a child that inherits it keeps other nodes from the data."""
+        return self._holder.fd
+
+    async def health(self) -> dict[str, Any]:
+        def ask(db: sqlite3.Connection) -> dict[str, Any]:
+            facts = dict(db.execute('SELECT "key", value FROM meta').fetchall())
+            [mode] = db.execute("PRAGMA journal_mode").fetchone()
+            return {"schema": int(facts["schema"]), "journal_mode": mode}
+
+        facts = await self._readers.ask(ask)
+        writer = self._writer
+        return {
+            "kind": "sqlite",
+            "path": str(self.path),
+            **facts,
+            "sqlite": sqlite3.sqlite_version,
+            "bytes": _size(self.path),
+            "journal_bytes": _size(self.path.with_name(self.path.name + "-wal")),
+            "commits": writer.commits,
+            "longest_commit_s": max(writer.durations, default=0.0),
+            "waiting_lists": writer.waiting,
+            "claims": len(self._claims.held),
+        }
+
+    # ---- the queue ----
+
+    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
+        self._writer.submit(writes, done, now)
+
+    async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
+        future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()
+
+        def done(answer: list[Applied] | BaseException) -> None:
+            if future.done():  # the waiter was cancelled; the writes stand
+                return
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self._writer.submit(writes, done, now)
+        return await future
+
+    async def claim(self, node: str, *, flow: str, limit: int, now: float) -> list[Claim]:
+        return await self._writer.call(lambda db: calls.claim(db, self._claims, node, flow, limit, now))
+
+    async def next_due(self, flow: str, *, now: float) -> float | None:
+        return await self._writer.call(lambda db: calls.next_due(db, self._claims, flow, now))
+
+    async def flows(self) -> list[str]:
+        return await self._readers.ask(reads.flows)
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        await self._writer.call(lambda db: calls.release(db, self._claims, claims))
+
+    async def join(self, node: str, *, until: float, now: float) -> int:
+        return await self._writer.call(lambda db: calls.join(db, self._claims, node, until, now))
+
+    async def renew(self, node: str, *, until: float) -> None:
+        def extend(_: sqlite3.Connection) -> None:
+            self._claims.leases[node] = until
+
+        await self._writer.call(extend)
+
+    async def leave(self, node: str) -> None:
+        await self._writer.call(lambda db: calls.leave(db, self._claims, node))
+
+    async def release_expired(self, *, now: float) -> list[Claim]:
+        return await self._writer.call(lambda db: calls.release_expired(db, self._claims, now))
+
+    # ---- invocations ----
+
+    async def get(self, id: int) -> Record | None:
+        return await self._readers.ask(lambda db: reads.get(db, id))
+
+    async def find(
+        self,
+        *,
+        function: str | None = None,
+        status: Status | None = None,
+        tag: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Record]:
+        return await self._readers.ask(lambda db: reads.find(db, function, status, tag, before, limit))
+
+    async def ended(self, ids: Sequence[int]) -> list[Record]:
+        return await self._readers.ask(lambda db: reads.ended(db, ids))
+
+    async def ended(self, ids: Sequence[int]) -> list[Record]:
+        return await self._readers.ask(lambda db: reads.ended(db, ids))
+
+    async def counters(self) -> dict[str, Counters]:
+        return await self._readers.ask(reads.counters)
+
+    async def paused(self) -> set[str]:
+        return await self._readers.ask(reads.paused)
+
+    async def expire(
+        self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
+    ) -> list[str]:
+        system = f"s3://{SYSTEM_BUCKET}/"
+        return await self._writer.call(
+            lambda db: calls.expire(db, succeeded_before, dead_before, keep, limit, system)
+        )
+
+    # ---- jobs ----
+
+    async def job(self, id: int) -> Job | None:
+        return await self._readers.ask(lambda db: reads.job(db, id))
+
+    async def jobs(
+        self,
+        *,
+        status: Sequence[str] = (),
+        function: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Job]:
+        return await self._readers.ask(lambda db: reads.jobs(db, status, function, before, limit))
+
+    async def job_counts(self, id: int) -> dict[int, JobCounts]:
+        return await self._readers.ask(lambda db: reads.job_counts(db, id))
+
+    async def job_parts(self, id: int, *, stage: int, after: int = -1, limit: int = 1000,
+                        status: Status | None = None) -> list[Record]:  # fmt: skip
+        return await self._readers.ask(lambda db: reads.job_parts(db, id, stage, after, limit, status))
+
+    # ---- triggers ----
+
+    async def ledger(
+        self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000
+    ) -> list[LedgerRow]:
+        return await self._readers.ask(lambda db: reads.ledger(db, trigger, bucket, after, limit))
+
+    async def cursor(self, name: str) -> str | None:
+        return await self._readers.ask(lambda db: reads.cursor(db, name))
+
+    async def schedule(self, name: str, *, definition: str, now: float) -> ScheduleState:
+        return await self._writer.call(lambda db: calls.schedule(db, name, definition, now))
+
+    async def schedules(self) -> list[ScheduleState]:
+        return await self._readers.ask(reads.schedules)
+
+    async def pause_schedule(self, name: str, *, paused: bool) -> None:
+        await self._writer.call(lambda db: calls.pause_schedule(db, name, paused))
+
+    # ---- within ----
+
+    @property
+    def _writer(self) -> Writer:
+        if self._running is None:
+            raise StoreUnavailable("the store is not started")
+        return self._running[0]
+
+    @property
+    def _readers(self) -> Readers:
+        if self._running is None:
+            raise StoreUnavailable("the store is not started")
+        return self._running[1]
+
+    def _open(self) -> sqlite3.Connection:
+        """Open, make or migrate, and recover; on a thread, since each step may wait for the disk."""
+        if sqlite3.sqlite_version_info < (3, 33):
+            raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 or newer is needed")
+        try:
+            db = sqlite3.connect(self.path, factory=self._connection, isolation_level=None, timeout=_BUSY_S,
+                                 check_same_thread=False, cached_statements=_STATEMENTS)  # fmt: skip
+        except sqlite3.Error as error:
+            raise fault(error, str(self.path)) from error
+        try:
+            db = self._ready(db)
+            self._claims = Claims()
+            self._claims.lost = calls.recover(db)
+        except BaseException as error:
+            db.close()
+            if isinstance(error, sqlite3.Error):
+                raise fault(error, str(self.path)) from error
+            raise
+        return db
+
+    def _ready(self, db: sqlite3.Connection) -> sqlite3.Connection:
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
+        tables = {name for [name] in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            fresh = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+            db.executescript(f"BEGIN IMMEDIATE;\n{fresh}\nCOMMIT;")
+            return db
+        if "meta" not in tables:
+            raise DataDamaged(str(self.path), "it is a SQLite database, but none of Headrace's")
+        facts = dict(db.execute('SELECT "key", value FROM meta').fetchall())
+        schema, min_reader = int(facts["schema"]), int(facts["min_reader"])
+        if min_reader > SCHEMA:
+            raise DataTooNew(str(self.path), schema, SCHEMA)
+        if schema < SCHEMA:
+            from headrace.runtime.store.migrate import (
+                upgrade,
+            )  # loads SQLAlchemy and Alembic, so only when needed
+
+            upgrade(self.path)
+        return db
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

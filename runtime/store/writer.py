@@ -1,0 +1,239 @@
+"""Writer: the one thread that owns the one writing connection of a SQLite file.
+
+Imports the floor and its own room. Whatever waits is drained together, recorded in one transaction and made
+durable by one fsync; then one call into the event loop tells all callers of that transaction. What is not a
+list of writes (a claim, a lease) is a call that runs between transactions, so claims and their ends are seen
+in one order by construction.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from headrace.runtime.clock import Clock
+from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
+from headrace.runtime.model.write import Applied, ChunkDone, Write
+from headrace.runtime.store.claims import Claims
+from headrace.runtime.store.protocol import Done
+from headrace.runtime.store.transaction import Answer, Transaction
+
+T = TypeVar("T")
+
+WRITES_MAX = 5_000
+"""Writes packed into one transaction; a longer list of one caller still is one transaction."""
+
+WAITING_MAX = 500_000
+"""Lists that may wait for the thread; beyond that the answer is StoreUnavailable."""
+
+
+class _Call:
+    """Something to run on the thread between transactions, and the future of its result."""
+
+    __slots__ = ("future", "run")
+
+    def __init__(self, run: Callable[[sqlite3.Connection], Any], future: "asyncio.Future[Any]") -> None:
+        self.run, self.future = run, future
+
+
+_Item = tuple[Sequence[Write], Done, float]
+
+
+class Writer:
+    """Group commit on its own thread: `start` once, `submit` and `call` from the event loop, then `stop`."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        path: str,
+        claims: Claims,
+        clock: Clock,
+        cold: Callable[[Transaction, Write, float], Applied],
+        gather: Callable[[Transaction, ChunkDone], Applied],
+    ) -> None:
+        self._db = db
+        self._path = path
+        self._claims = claims
+        self._clock = clock
+        self._cold = cold
+        self._gather = gather
+        self._waiting: deque[_Item | _Call] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
+        self.commits = 0
+        self.durations: deque[float] = deque(maxlen=256)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, writes: Sequence[Write], done: Done, now: float) -> None:
+        if self._stopping or len(self._waiting) >= WAITING_MAX:
+            why = "the store is stopped" if self._stopping else "too many writes are waiting for the disk"
+            self._loop.call_soon(done, StoreUnavailable(why))
+            return
+        self._waiting.append((writes, done, now))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    async def call(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """What `run` returns or raises, on the thread, after all that was submitted before."""
+        if self._stopping:
+            raise StoreUnavailable("the store is stopped")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.append(_Call(run, future))
+        self._wake.set()
+        return await future
+
+    async def stop(self) -> None:
+        """Record everything that waits, then end the thread."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._wake.set()
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    # ---- on the thread ----
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()  # before draining: what is appended from here on sets it again
+            stopping = self._stopping
+            while self._waiting:
+                self._step()
+            if stopping:
+                return
+
+    def _step(self) -> None:
+        """Drain at most one transaction's worth, record it, and answer; then the calls that came with it."""
+        waiting = self._waiting
+        items: list[_Item] = []
+        call: _Call | None = None
+        room = WRITES_MAX
+        while waiting and room > 0:
+            item = waiting.popleft()
+            if type(item) is _Call:
+                call = item
+                break
+            items.append(item)  # type: ignore[arg-type]
+            room -= len(item[0])  # type: ignore[index]
+        if items:
+            self._answer(items, self._record(items))
+        if call is not None:
+            self._serve(call)
+
+    def _record(self, items: list[_Item]) -> list[Answer]:
+        began = self._clock.monotonic()
+        lists = [(writes, now) for writes, _, now in items]
+        carefully = False
+        transaction = Transaction(self._db, self._claims, self._cold, self._gather)
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                answers = transaction.run(lists, carefully=carefully)
+                transaction.close()
+                self._db.execute("COMMIT")
+            except Exception as error:
+                self._back_out(transaction)
+                if not carefully and not _database_fault(error):
+                    carefully = True  # one list spoils the others' statements: give each its own
+                    continue
+                answers = [fault(error, self._path)] * len(items)
+            else:
+                self._claims.committed()
+                self.commits += 1
+                self.durations.append(self._clock.monotonic() - began)
+            return answers
+
+    def _back_out(self, transaction: Transaction) -> None:
+        if self._db.in_transaction:
+            # The error that brought us here is the answer; a full disk also fails the rollback's own
+            # bookkeeping.
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+        transaction.undo()
+
+    def _answer(self, items: list[_Item], answers: list[Answer]) -> None:
+        self._on_loop(_deliver, [done for _, done, _ in items], answers)
+
+    def _serve(self, call: _Call) -> None:
+        try:
+            result = call.run(self._db)
+        except Exception as error:
+            if self._db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+            self._claims.undo_to(0)
+            self._on_loop(_fail, call.future, fault(error, self._path))
+        else:
+            self._claims.committed()
+            self._on_loop(_resolve, call.future, result)
+
+    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
+        # A loop that was closed without `stop` has nobody left to tell; what is recorded stays recorded.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _deliver(dones: list[Done], answers: list[Answer]) -> None:
+    for done, answer in zip(dones, answers, strict=True):
+        try:
+            done(answer)
+        except Exception as error:  # one caller's mistake must not keep the others from their answers
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a caller failed on the answer to its writes", "exception": error}
+            )
+
+
+def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _database_fault(error: Exception) -> bool:
+    """Whether the database failed, rather than one list of writes."""
+    return (
+        isinstance(error, (sqlite3.OperationalError, sqlite3.InternalError))
+        or type(error) is sqlite3.DatabaseError
+    )
+
+
+# Primary result codes, from sqlite3.h: PERM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB.
+_READ_ONLY = (3, 8, 14)
+_DAMAGED = (11, 26)
+_FULL = 13
+# IOERR_WRITE and IOERR_SHMSIZE: SQLite reports only ENOSPC as FULL; a quota or a file size limit looks like
+# this.
+_NO_ROOM = (778, 4874)
+
+
+def fault(error: Exception, path: str) -> Exception:
+    """The error of our tree for what SQLite reports; anything else is returned as it is."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    code = getattr(error, "sqlite_errorcode", 0)
+    made: HeadraceError
+    if code & 0xFF == _FULL or code in _NO_ROOM:
+        made = StorageFull(path)
+    elif code & 0xFF in _READ_ONLY:
+        made = ReadOnlyStorage(path)
+    elif code & 0xFF in _DAMAGED:
+        made = DataDamaged(path, str(error))
+    else:
+        made = StoreUnavailable(f"{path}: {error}")
+    made.__cause__ = error
+    return made

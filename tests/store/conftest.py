@@ -1,0 +1,22 @@
+"""The stores that the contract is run against; another one is added to the list when it passes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from headrace.runtime.store.protocol import Store
+from headrace.runtime.store.sqlite import SqliteStore
+
+
+@pytest.fixture
+async def sqlite_store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = SqliteStore(tmp_path / "headrace.db")
+    await store.start()
+    yield store
+    await store.stop()
+
+
+@pytest.fixture(params=["sqlite"])
+def store(request: pytest.FixtureRequest) -> Store:
+    return request.getfixturevalue(f"{request.param}_store")

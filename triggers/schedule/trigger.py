@@ -1,0 +1,409 @@
+"""`Schedule(...)`: turns the moments that an expression names into events.
+
+Imports the trigger protocol, the model and its own room. Every node of a cluster computes the same moments;
+the store accepts one event for each, whoever comes first. What is done about moments that passed while no
+node ran is decided by `missed`, which is pure.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, ClassVar, Self
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from headrace.runtime.errors import Duplicate, InvalidFunction, Retryable
+from headrace.runtime.model.event import ScheduleEvent
+from headrace.runtime.model.write import CursorMoved, Fired
+from headrace.runtime.trigger import Route, Source, TriggerContext
+from headrace.triggers.schedule.expression import jitter, parse
+
+GRACE_S = 60.0
+"""A moment that is later than this has been missed."""
+
+LOOK_S = 30.0
+"""The longest sleep, after which the wall clock is looked at again, since it may have been set."""
+
+MISFIRES_MAX = 1_000
+JITTER_S_MAX = 86_400.0
+_MISFIRE = ("skip", "once", "all")
+_TRY_AGAIN_S_MAX = 30.0
+_BISECT_S = 0.5  # below the shortest gap between two moments, which is a second
+
+
+class Schedule:
+    """Call the function at the moments of an expression.
+
+    Args:
+        expression: `rate(5 minutes)`, `cron(0 9 ? * MON-FRI *)`, a crontab line, or
+        `at(2030-01-31T09:00:00)`.
+        timezone: IANA name; what the local times of the expression, `start` and `end` are of.
+        name: the schedule's identity beside its function. A renamed schedule is a new one, and so is one
+        without
+            a name that changes its place among the function's triggers.
+        start: no moment before this one; an ISO 8601 text or a datetime. A rate counts from it.
+        end: no moment after this one.
+        jitter: delays each event by up to so many seconds (0 to 86,400), by a hash of schedule and moment, so
+        that
+            many schedules of one minute do not run at once. The event's `time` stays the moment itself.
+        misfire: what becomes of moments that passed while no node ran, or while the machine slept: `once`
+        fires the
+            newest of them, `all` the newest `max_misfires`, oldest first, `skip` none. A newest moment that
+            is less than GRACE_S late is not missed and fires in any case.
+        max_misfires: 1 to MISFIRES_MAX.
+        input: JSON that becomes the event's `detail`.
+
+    The event has EventBridge's envelope. Raises: InvalidFunction; InvalidSchedule for the expression or time
+    zone.
+    """
+
+    kind: ClassVar[str] = "schedule"
+
+    def __init__(
+        self,
+        expression: str,
+        *,
+        timezone: str = "UTC",
+        name: str | None = None,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+        jitter: float = 0,
+        misfire: str = "once",
+        max_misfires: int = 100,
+        input: Any = None,
+    ) -> None:
+        self.expression = parse(expression, timezone=timezone)
+        self.timezone = timezone
+        self.name = name
+        if name is not None and (not isinstance(name, str) or not name or len(name) > 128):
+            raise self._invalid(
+                f"the name {name!r} is not a text of 1 to 128 characters", "Give another name."
+            )
+        self.start = self._moment(start, "start")
+        self.end = self._moment(end, "end")
+        if self.start is not None and self.end is not None and self.end < self.start:
+            raise self._invalid("it ends before it starts", "Exchange start and end.")
+        if isinstance(jitter, bool) or not isinstance(jitter, int | float) or not 0 <= jitter <= JITTER_S_MAX:
+            raise self._invalid(f"jitter is {jitter!r}", f"Give seconds from 0 to {JITTER_S_MAX:,.0f}.")
+        self.jitter = float(jitter)
+        if misfire not in _MISFIRE:
+            raise self._invalid(f"misfire is {misfire!r}", f"Use one of {', '.join(map(repr, _MISFIRE))}.")
+        self.misfire = misfire
+        is_whole = isinstance(max_misfires, int) and not isinstance(max_misfires, bool)
+        if not is_whole or not 1 <= max_misfires <= MISFIRES_MAX:
+            hint = f"Give a whole number from 1 to {MISFIRES_MAX}."
+            raise self._invalid(f"max_misfires is {max_misfires!r}", hint)
+        self.max_misfires = max_misfires
+        try:
+            self.input = None if input is None else msgspec.json.decode(msgspec.json.encode(input))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._invalid(
+                f"input is not JSON: {error}", "Give text, numbers, lists and dicts."
+            ) from None
+
+    def __repr__(self) -> str:
+        defaults = {"timezone": "UTC", "jitter": 0.0, "misfire": "once", "max_misfires": 100}
+        fields = self.fields()
+        del fields["expression"]
+        given = [f"{key}={value!r}" for key, value in fields.items() if value != defaults.get(key)]
+        return f"Schedule({', '.join([repr(self.expression.text), *given])})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.fields() == other.fields()
+
+    def __hash__(self) -> int:
+        return hash((self.expression, self.name))
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "expression": self.expression.text,
+            "timezone": self.timezone,
+            "name": self.name,
+            "start": None if self.start is None else _iso(self.start),
+            "end": None if self.end is None else _iso(self.end),
+            "jitter": self.jitter,
+            "misfire": self.misfire,
+            "max_misfires": self.max_misfires,
+            "input": self.input,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        others = {key: value for key, value in fields.items() if key != "expression"}
+        return cls(fields["expression"], **others)
+
+    @property
+    def definition(self) -> str:
+        """What its moments depend on, as canonical text; another one begins a new generation."""
+        parts = [self.expression.text, self.timezone]
+        parts += [f"from {_iso(self.start)}"] if self.start is not None else []
+        parts += [f"until {_iso(self.end)}"] if self.end is not None else []
+        return "; ".join(parts)
+
+    def next_after(self, moment: float, *, anchor: float) -> float | None:
+        """The first moment after `moment`, between start and end; None when there is none any more.
+
+        Args:
+            moment: UTC epoch seconds.
+            anchor: UTC epoch seconds from which a rate counts, unless it has a start.
+        """
+        if self.start is not None:
+            anchor, moment = self.start, max(moment, math.nextafter(self.start, -math.inf))
+        found = self.expression.next_after(moment, anchor=anchor)
+        return None if found is None or (self.end is not None and found > self.end) else found
+
+    def next_moments(self, moment: float, *, anchor: float, limit: int = 5) -> list[float]:
+        """The next moments, for people to look at."""
+        return list(_upcoming(partial(self.next_after, anchor=anchor), moment, limit))
+
+    def source(self, context: TriggerContext) -> Source:
+        return ScheduleSource(self, context)
+
+    def routes(self) -> Sequence[Route]:
+        return ()
+
+    def _moment(self, value: datetime | str | None, name: str) -> float | None:
+        if value is None:
+            return None
+        try:
+            read = datetime.fromisoformat(value) if isinstance(value, str) else value
+            if not isinstance(read, datetime):
+                raise TypeError
+            local = read if read.tzinfo is not None else read.replace(tzinfo=ZoneInfo(self.timezone))
+            return local.timestamp()
+        except (ValueError, TypeError, OverflowError):
+            hint = "Write for example 2030-01-31T09:00:00, in the schedule's time zone."
+            raise self._invalid(f"{name} is {value!r}, not a date and time", hint) from None
+
+    def _invalid(self, why: str, hint: str) -> InvalidFunction:
+        return InvalidFunction(f"Schedule({self.expression.text!r})", why, hint)
+
+
+NextAfter = Callable[[float], float | None]
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """What becomes of a stretch of moments that passed unheeded.
+
+    Attributes:
+        fire: the moments that still fire, ascending.
+        newest: the last moment of the stretch, fired or not.
+        is_complete: whether all of them still fire.
+    """
+
+    fire: list[float]
+    newest: float
+    is_complete: bool
+
+
+def missed(
+    next_after: NextAfter, after: float, *, until: float, now: float, misfire: str, max_misfires: int
+) -> Missed:
+    """Apply a misfire policy to the moments in (after, until], of which there is at least one.
+
+    Args:
+        next_after: the schedule's arithmetic.
+        now: what the grace counts from; not below `until`.
+    """
+    newest = _newest(next_after, after, until)
+    is_only_one = next_after(after) == newest
+    if misfire == "all":
+        low, high, is_complete = after, newest, True
+        if _are_more(next_after, low, until, max_misfires):
+            # Narrow it to where few enough are left: the newest ones count.
+            is_complete = False
+            while high - low > _BISECT_S:
+                middle = (low + high) / 2
+                if _are_more(next_after, middle, until, max_misfires):
+                    low = middle
+                else:
+                    high = middle
+            low = high
+        return Missed(list(_upcoming(next_after, low, max_misfires, until=until)), newest, is_complete)
+    if misfire == "once" or now - newest <= GRACE_S:
+        return Missed([newest], newest, is_only_one)
+    return Missed([], newest, False)
+
+
+def _are_more(next_after: NextAfter, after: float, until: float, limit: int) -> bool:
+    return len(list(_upcoming(next_after, after, limit + 1, until=until))) > limit
+
+
+def _newest(next_after: NextAfter, after: float, until: float) -> float:
+    """The last moment in (after, until]; there is one."""
+    low, high = after, until
+    while high - low > _BISECT_S:
+        middle = (low + high) / 2
+        found = next_after(middle)
+        low, high = (middle, high) if found is not None and found <= until else (low, middle)
+    newest = next_after(low)
+    assert newest is not None
+    return newest
+
+
+def _upcoming(next_after: NextAfter, after: float, limit: int, *, until: float = math.inf) -> Iterator[float]:
+    for _ in range(limit):
+        moment = next_after(after)
+        if moment is None or moment > until:
+            return
+        yield moment
+        after = moment
+
+
+class ScheduleSource:
+    """The source of one schedule: sleeps until a moment, then gets its event accepted.
+
+    A moment that cannot be accepted is tried again until the next one is due; then it counts as missed,
+    except that the policy `all` goes on trying. What `stop` interrupts is found as a missed moment by the
+    next start.
+    """
+
+    def __init__(self, schedule: Schedule, context: TriggerContext, *, look_s: float = LOOK_S) -> None:
+        self._schedule = schedule
+        self._context = context
+        self._look_s = look_s
+        self._name = context.name if schedule.name is None else f"{context.function.name}/{schedule.name}"
+        self._cursor = f"schedule:{self._name}:definition"
+        self._holding = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"schedule {self._name}")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _run(self) -> None:
+        for attempt in itertools.count():
+            try:
+                await self._fire_for_ever()
+            except Exception as error:
+                self._report("the schedule cannot go on and begins again", error=error)
+                await self._context.clock.sleep(min(2.0 ** min(attempt, 5), _TRY_AGAIN_S_MAX))
+            else:
+                return
+
+    async def _fire_for_ever(self) -> None:
+        context, clock = self._context, self._context.clock
+        definition = self._schedule.definition
+        state = await self._state()
+        if await context.state.cursor(self._cursor) != definition:
+            await context.accept([], [CursorMoved(self._cursor, definition)])
+        after: float = state.anchor if state.last_due_at is None else max(state.anchor, state.last_due_at)
+        if after > clock.now() + 86_400:
+            self._report(
+                "the schedule last fired in the future: the clock was wrong, or is", after=_iso(after)
+            )
+            after = clock.now()
+        if state.paused:
+            after = max(after, clock.now())
+        is_starting = True
+        while True:
+            anchor: float = state.anchor
+            next_after = partial(self._schedule.next_after, anchor=anchor)
+            if (due := next_after(after)) is None:
+                return
+            is_late = is_starting or await self._sleep_until(self._fire_at(due))
+            passed = due <= clock.now() - self._schedule.jitter
+            if is_starting and not passed:
+                is_starting = False
+                continue
+            is_starting = False
+            if await context.state.cursor(self._cursor) != definition:
+                # A newer definition fires. Asking for the state with this one would make this the newest.
+                after = due
+                continue
+            state = await self._state()
+            if state.anchor != anchor:
+                after = max(after, state.anchor)
+            elif is_late and passed:
+                after = await self._catch_up(next_after, after, state)
+            else:
+                if not state.paused:
+                    await self._fire(due, state.generation, until=next_after(due))
+                after = due
+
+    async def _catch_up(self, next_after: NextAfter, after: float, state: Any) -> float:
+        """Fire what the policy keeps of the moments that have passed; returns the last of them all."""
+        now, schedule = self._context.clock.now(), self._schedule
+        found: Missed = await self._context.in_thread(
+            partial(
+                missed,
+                next_after,
+                after,
+                until=now - schedule.jitter,
+                now=now,
+                misfire=schedule.misfire,
+                max_misfires=schedule.max_misfires,
+            )
+        )
+        if state.paused:
+            return found.newest
+        if not found.is_complete:
+            window = f"{_iso(after)} to {_iso(found.newest)}"
+            self._report("moments of the schedule passed unheeded", window=window, fired=len(found.fire))
+        for moment, successor in zip(found.fire, [*found.fire[1:], next_after(found.newest)], strict=False):
+            await self._fire(moment, state.generation, until=successor)
+        return found.newest
+
+    async def _sleep_until(self, moment: float) -> bool:
+        """Whether it woke so late that moments may have been missed."""
+        clock = self._context.clock
+        while (left := moment - clock.now()) > 0:
+            await clock.sleep(min(left, self._look_s))
+        return -left > GRACE_S
+
+    async def _fire(self, due: float, generation: int, *, until: float | None) -> None:
+        context, shown = self._context, _iso(due)
+        event = ScheduleEvent.of(self._name, due=shown, id=context.new_id())
+        if self._schedule.input is not None:
+            event["detail"] = self._schedule.input
+        give_up_at = None if until is None or self._schedule.misfire == "all" else self._fire_at(until)
+        wait_s = 1.0
+        while True:
+            try:
+                await context.accept([event], [Fired(self._name, due, generation)])
+            except Duplicate:
+                return  # another node was first, or has a newer definition
+            except Retryable as error:
+                now = context.clock.now()
+                if not self._holding:
+                    self._holding = True
+                    self._report("the schedule is held back until it is accepted", error=error, due=shown)
+                if give_up_at is not None and now >= give_up_at:
+                    return
+                left = wait_s if give_up_at is None else min(wait_s, give_up_at - now)
+                await context.clock.sleep(max(left * (0.5 + context.chance.random() / 2), 0.01))
+                wait_s = min(2 * wait_s, _TRY_AGAIN_S_MAX)
+            else:
+                self._holding = False
+                return
+
+    def _fire_at(self, due: float) -> float:
+        return due + jitter(self._name, due, self._schedule.jitter)
+
+    async def _state(self) -> Any:
+        # Whole seconds, so that the moments of a rate are whole ones too.
+        now = float(math.floor(self._context.clock.now()))
+        return await self._context.state.schedule(self._name, definition=self._schedule.definition, now=now)
+
+    def _report(self, message: str, *, error: Exception | None = None, **facts: object) -> None:
+        shown = {"schedule": self._name, **facts}
+        if error is not None:
+            shown |= {"error": f"{type(error).__name__}: {error}", "hint": getattr(error, "hint", "")}
+        self._context.report(message, shown)
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

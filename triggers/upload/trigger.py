@@ -1,0 +1,197 @@
+"""`Upload(...)`: turns each object that appears in a bucket into an event.
+
+Imports the trigger protocol, the model and the key rules. Source of the events' names: "Supported event types
+for SQS, SNS, and Lambda", Amazon S3 User Guide.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from headrace.runtime.errors import InvalidBucketName, InvalidFunction, InvalidSettings
+from headrace.runtime.model.size import read_size
+from headrace.runtime.objects.key import SYSTEM_BUCKET, check_bucket
+from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.trigger import Route, Source, TriggerContext
+
+EVENTS = (
+    "ObjectCreated:*",
+    "ObjectCreated:Put",
+    "ObjectCreated:Post",
+    "ObjectCreated:Copy",
+    "ObjectCreated:CompleteMultipartUpload",
+)
+"""The events that can be asked for. A folder, and a sweep of any bucket, knows `ObjectCreated:Put` only."""
+
+
+class Upload:
+    """Call the function for every object that appears in a bucket, or is replaced.
+
+    Args:
+        bucket: its name; a folder store makes the bucket when it is missing.
+        prefix: only keys that begin with it.
+        suffix: only keys that end with it.
+        glob: only keys that match as a whole: `*` and `?` stay within one segment, `**/` stands for any
+        folders,
+            `[a-z]` and `[!a-z]` for one character.
+        events: S3's names of what happened, with or without `s3:`.
+        min_size: the smallest size, in bytes or as `"1 MiB"`.
+        max_size: the largest size, likewise, inclusive.
+        existing: `skip` passes over what was in the bucket before the trigger first started, `run` does not.
+
+    Raises: InvalidFunction.
+    """
+
+    kind: ClassVar[str] = "upload"
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        suffix: str = "",
+        glob: str | None = None,
+        events: Sequence[str] = ("ObjectCreated:*",),
+        min_size: int | str | None = None,
+        max_size: int | str | None = None,
+        existing: str = "skip",
+    ) -> None:
+        for name, value in (("bucket", bucket), ("prefix", prefix), ("suffix", suffix), ("glob", glob or "")):
+            if not isinstance(value, str):
+                raise InvalidFunction(
+                    f"Upload({bucket!r})", f"{name} is {value!r}, not text", "Write it in quotes."
+                )
+        self.bucket = bucket
+        self.prefix = prefix
+        self.suffix = suffix
+        self.glob = glob
+        self.events = tuple(
+            name.removeprefix("s3:") for name in ((events,) if isinstance(events, str) else events)
+        )
+        self.existing = existing
+        try:
+            check_bucket(bucket)
+        except InvalidBucketName as error:
+            raise self._invalid(f"the bucket's name {error.args[1]}", error.hint) from None
+        if bucket == SYSTEM_BUCKET:
+            raise self._invalid("this bucket is Headrace's own and never triggers", "Use a bucket of yours.")
+        unknown = [name for name in self.events if name not in EVENTS]
+        if unknown or not self.events:
+            what = f"{unknown[0]!r} is no event that this trigger knows" if unknown else "events is empty"
+            raise self._invalid(what, f"Use {', '.join(EVENTS)}.")
+        if existing not in ("skip", "run"):
+            raise self._invalid(f"existing is {existing!r}", 'Use "skip" or "run".')
+        self.min_size = self._size(min_size, "min_size")
+        self.max_size = self._size(max_size, "max_size")
+        if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
+            raise self._invalid("min_size is above max_size", "No object would match; exchange them.")
+        try:
+            self._glob = None if glob is None else _glob_pattern(glob)
+        except re.error as error:
+            raise self._invalid(
+                f"the glob {glob!r} cannot be read: {error}", "Write for example **/*.csv."
+            ) from None
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in self.fields().items() if value != _DEFAULTS.get(name)}
+        given.pop("bucket")
+        shown = [repr(self.bucket), *(f"{name}={value!r}" for name, value in given.items())]
+        return f"Upload({', '.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Upload) and self.fields() == other.fields()
+
+    def __hash__(self) -> int:
+        return hash((self.bucket, self.prefix, self.suffix, self.glob))
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "bucket": self.bucket,
+            "prefix": self.prefix,
+            "suffix": self.suffix,
+            "glob": self.glob,
+            "events": list(self.events),
+            "min_size": self.min_size,
+            "max_size": self.max_size,
+            "existing": self.existing,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        return cls(fields["bucket"], **{name: value for name, value in fields.items() if name != "bucket"})
+
+    def matches_key(self, key: str) -> bool:
+        """Whether a key passes prefix, suffix and glob."""
+        if not (key.startswith(self.prefix) and key.endswith(self.suffix)):
+            return False
+        return self._glob is None or self._glob.fullmatch(key) is not None
+
+    def matches(self, info: ObjectInfo, name: str = "ObjectCreated:Put") -> bool:
+        """Whether an object passes all filters; `name` is the event that brought it."""
+        if name not in self.events and "ObjectCreated:*" not in self.events:
+            return False
+        if self.min_size is not None and info.size < self.min_size:
+            return False
+        if self.max_size is not None and info.size > self.max_size:
+            return False
+        return self.matches_key(info.key)
+
+    def covers(self, info: ObjectInfo) -> bool:
+        """Whether an object lies in the bucket and passes all filters."""
+        return info.bucket == self.bucket and self.matches(info)
+
+    def source(self, context: TriggerContext) -> Source:
+        # Whoever declares a trigger, a worker for instance, needs no watcher.
+        from headrace.triggers.upload.source import UploadSource
+
+        return UploadSource(self, context)
+
+    def routes(self) -> Sequence[Route]:
+        return ()
+
+    def _size(self, value: int | str | None, name: str) -> int | None:
+        if value is None or (value == 0 and not isinstance(value, bool)):
+            return value if value is None else 0
+        try:
+            return read_size(value, field=name)
+        except InvalidSettings as error:
+            raise self._invalid(str(error), error.hint) from None
+
+    def _invalid(self, why: str, hint: str) -> InvalidFunction:
+        return InvalidFunction(f"Upload({self.bucket!r})", why, hint)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "prefix": "",
+    "suffix": "",
+    "glob": None,
+    "events": ["ObjectCreated:*"],
+    "min_size": None,
+    "max_size": None,
+    "existing": "skip",
+}
+
+_GLOB_PARTS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+
+
+def _glob_pattern(glob: str) -> re.Pattern[str]:
+    parts = []
+    for part in _GLOB_PARTS.findall(glob):
+        if part == "**/":
+            parts.append("(?:.*/)?")
+        elif part == "**":
+            parts.append(".*")
+        elif part == "*":
+            parts.append("[^/]*")
+        elif part == "?":
+            parts.append("[^/]")
+        elif part.startswith("[") and len(part) > 1:
+            inside = part[1:-1].replace("\\", r"\\").replace("[", r"\[").replace("&&", r"&\&")
+            if inside.startswith("!"):
+                inside = "^/" + inside[1:]
+            elif inside.startswith("^"):
+                inside = "\\" + inside
+            parts.append(f"[{inside}]")
+        else:
+            parts.append(re.escape(part))
+    return re.compile("".join(parts), re.DOTALL)
