@@ -29,7 +29,7 @@ from headrace.runtime.trigger import Trigger
 
 if TYPE_CHECKING:
     from headrace.runtime.jobs.split import Split
-    from headrace.runtime.node import EmbeddedNode
+    from headrace.runtime.embedded import EmbeddedNode
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
@@ -213,7 +213,7 @@ class App:
         The functions travel to the workers by cloudpickle, so that those of `__main__` need no `if __name__` guard.
         Raises (on entry): DataInUse, DataTooNew, DataDamaged, InvalidSettings, LoadFailed.
         """
-        from headrace.runtime.node import EmbeddedNode
+        from headrace.runtime.embedded import EmbeddedNode
 
         return EmbeddedNode.of_app(self, data=data, workers=workers, **settings)
 

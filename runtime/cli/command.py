@@ -38,8 +38,7 @@ COMMANDS = {
     "init": ("start:init", "Write a small project to begin with."),
 }
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, and below 128 + SIGPIPE, as shells report them
-EXIT_BROKEN_PIPE = 141
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # What typer raises for a wrong usage has no public name in all of its releases; its public subclass has.
 _UsageError, _ClickError = typer.BadParameter.__mro__[1:3]
@@ -48,8 +47,9 @@ _UsageError, _ClickError = typer.BadParameter.__mro__[1:3]
 class _AsGiven:
     """Lets a parameter's value through that has its type already, and leaves any other to typer.
 
-    Newer releases of typer convert values by pydantic, whose import alone would double the time that a command takes to
-    start; most values are texts or defaults, which need no conversion. Where typer works otherwise, this is not used.
+    Newer releases of typer convert values by pydantic, whose import alone would double the time that a
+    command takes to start; most values are texts or defaults, which need no conversion. Where typer works
+    otherwise, this is not used.
     """
 
     def __init__(self, param: Any) -> None:
@@ -60,12 +60,7 @@ class _AsGiven:
         several = param.multiple or param.nargs == -1
         if value is None:
             return () if several else None
-        if (
-            several
-            and kind == list[str]
-            and isinstance(value, list | tuple)
-            and all(type(v) is str for v in value)
-        ):
+        if several and kind == list[str] and all(type(each) is str for each in value):
             return list(value)
         if not several and type(value) is kind and not isinstance(value, Path):
             return value
@@ -76,7 +71,7 @@ class _AsGiven:
 
 
 def _quick(command: Any) -> Any:
-    """The same command, whose parameters (that of --help too, which is made late) take what is given to them."""
+    """The same command, whose parameters (also that of --help, which is made late) are `_AsGiven`."""
     for each in [command, *getattr(command, "commands", {}).values()]:
         each.get_params = partial(_quick_params, each.get_params)
     return command
@@ -153,7 +148,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read the output has gone; Python would say so again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+        return 1
     except Exception as error:  # the outermost loop of this process
         return _ended_by(error)
 

@@ -136,7 +136,7 @@ def _memory(settings: Settings) -> Iterator[Check]:
     elif total < needed:
         yield Check(
             "memory", "warn", show_size(total),
-            f"{settings.workers} workers may use {show_size(needed)}: lower workers or defaults.memory_bytes.",
+            f"All workers may use {show_size(needed)}: lower workers or defaults.memory_bytes.",
         )  # fmt: skip
     else:
         yield Check("memory", "ok", show_size(total))
@@ -154,12 +154,12 @@ def _memory_limit(settings: Settings) -> Iterator[Check]:
     if "memory" not in _text(own / "cgroup.controllers").split():
         yield Check(
             "memory limit", "warn", fallback,
-            "The memory controller is not delegated here: run the node as a systemd service with Delegate=yes.",
+            "The memory controller is not delegated: run a systemd service with Delegate=yes.",
         )  # fmt: skip
     elif not os.access(own, os.W_OK) or not os.access(own / "cgroup.subtree_control", os.W_OK):
         yield Check(
             "memory limit", "warn", fallback,
-            f"{own} cannot be written: run the node as a systemd service with Delegate=yes, or in a container of its own.",
+            f"{own} cannot be written: run a systemd service with Delegate=yes.",
         )  # fmt: skip
     else:
         yield Check("memory limit", "ok", f"cgroup v2 in {own}")
@@ -234,7 +234,7 @@ def _limits(settings: Settings) -> Iterator[Check]:
         few = int(text) < least
         yield Check(
             f"inotify {name.removeprefix('max_user_')}", "warn" if few else "ok", f"{int(text):,}",
-            f"Uploads beyond it are found by sweeps only: sysctl fs.inotify.{name}={least * 8}" if few else "",
+            f"Sweeps find the uploads beyond it: sysctl fs.inotify.{name}={least * 8}" if few else "",
         )  # fmt: skip
 
 

@@ -61,12 +61,16 @@ def show_records(found: list[dict[str, Any]], as_json: bool, *, empty: str) -> N
     if as_json:
         show_json({"items": found})
         return
-    show_table(
-        ["ID", "FUNCTION", "STATUS", "ATTEMPTS", "ACCEPTED", "ERROR"],
+    rows = [
         [
-            [item["invocation_id"], item["function"], item["status"], item.get("attempts"), show_moment(item.get("accepted_at")), show_error(item.get("error"))]
-            for item in found
-        ],
-        empty=empty,
-        right=("ATTEMPTS",),
-    )  # fmt: skip
+            item["invocation_id"],
+            item["function"],
+            item["status"],
+            item.get("attempts"),
+            show_moment(item.get("accepted_at")),
+            show_error(item.get("error")),
+        ]
+        for item in found
+    ]
+    headings = ["ID", "FUNCTION", "STATUS", "ATTEMPTS", "ACCEPTED", "ERROR"]
+    show_table(headings, rows, empty=empty, right=("ATTEMPTS",))

@@ -53,8 +53,13 @@ def invoke(
             _show(client.backend.invoke(name, data, wait=timeout), as_json)
             return
         future = client.submit(
-            name, json.loads(data), delay_s=delay, priority=priority, tags=tag or (), idempotency_key=idempotency_key
-        )  # fmt: skip
+            name,
+            json.loads(data),
+            delay_s=delay,
+            priority=priority,
+            tags=tag or (),
+            idempotency_key=idempotency_key,
+        )
         id = future.wait_accepted(client.timeout_s)
         if wait:
             future.result(timeout)

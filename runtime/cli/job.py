@@ -70,14 +70,20 @@ def list_jobs(
         ["ID", "FUNCTION", "STATUS", "DONE", "CHUNKS", "FAILED", "ACCEPTED", "ERROR"],
         [
             [
-                item["job_id"], item["function"], item["status"], item.get("done"), item.get("chunks"),
-                item.get("failed"), show_moment(item.get("accepted_at")), show_error(item.get("error")),
+                item["job_id"],
+                item["function"],
+                item["status"],
+                item.get("done"),
+                item.get("chunks"),
+                item.get("failed"),
+                show_moment(item.get("accepted_at")),
+                show_error(item.get("error")),
             ]
             for item in found
         ],
         empty="There are no such jobs.",
         right=("DONE", "CHUNKS", "FAILED"),
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -110,14 +116,18 @@ def show(
         ["CHUNK", "STATUS", "ATTEMPTS", "SECONDS", "INVOCATION", "ERROR"],
         [
             [
-                item.get("index"), item.get("status"), item.get("attempts"), _seconds(item),
-                item.get("invocation_id"), show_error(item.get("error")),
+                item.get("index"),
+                item.get("status"),
+                item.get("attempts"),
+                _seconds(item),
+                item.get("invocation_id"),
+                show_error(item.get("error")),
             ]
             for item in listed
         ],
         empty="There are no such chunks.",
         right=("CHUNK", "ATTEMPTS", "SECONDS"),
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -178,17 +188,24 @@ def _with_bar(handle: "JobHandle") -> dict[str, Any]:
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+    )
     record: dict[str, Any] = {}
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("planning", total=None, note="")
         for record in handle.progress():
             bar.update(
-                task, description=record["status"], total=record.get("chunks") or None, completed=record.get("done") or 0,
+                task,
+                description=record["status"],
+                total=record.get("chunks") or None,
+                completed=record.get("done") or 0,
                 note=_note(record),
-            )  # fmt: skip
+            )
     return record
 
 

@@ -54,10 +54,9 @@ def _line(entry: dict[str, Any]) -> str:
 
 def _show(entry: dict[str, Any], *, named: bool) -> None:
     about = f"{entry.get('function')} {entry.get('invocation_id')} " if named else ""
+    moment = show_moment(entry.get("at"))
     text = str(entry.get("text") or "").rstrip("\n")
-    print(
-        f"{show_moment(entry.get('at'))} {about}attempt {entry.get('attempt')} {entry.get('outcome') or 'running'}"
-    )
+    print(f"{moment} {about}attempt {entry.get('attempt')} {entry.get('outcome')}")
     for line in text.split("\n") if text else ():
         print(f"  {line}")
     cut = int(entry.get("bytes") or 0) - len(text.encode())

@@ -53,6 +53,8 @@ def show_record(document: dict[str, Any], *, first: Sequence[str] = ()) -> None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if name.endswith("_at"):
             text = show_moment(value)
+        elif name == "error" and isinstance(value, dict):
+            text = str(value.get("stack") or show_error(value)).rstrip()
         print(f"{name.ljust(width)}  {text.replace(chr(10), chr(10) + ' ' * (width + 2))}")
 
 

@@ -1,6 +1,7 @@
 """What people call from Python: `Client` and `AsyncClient`, over HTTP or given a node.
 
-Each name is loaded when it is first asked for: a command that makes one call needs neither asyncio nor futures.
+Each name is loaded when it is first asked for: a command that makes one call needs neither asyncio nor
+futures.
 """
 
 from importlib import import_module

@@ -91,7 +91,9 @@ def _answered_class(code: str, status: int) -> type[HeadraceError]:
             Retryable if status >= 502 else Invalid if status < 500 else HeadraceError
         )
     return type(
-        kind.__name__, (_Answered, kind), {"code": code, "http_status": status, "__doc__": kind.__doc__}
+        kind.__name__,
+        (_Answered, kind),
+        {"code": code, "http_status": status, "__doc__": kind.__doc__, "__module__": kind.__module__},
     )
 
 

@@ -180,7 +180,9 @@ class Client:
         return found
 
     def loaded(self) -> Json:
-        """What `functions` gives, with the code's version and what could not be loaded: `functions, version, errors`."""
+        """What `functions` gives, with the code's version and what could not be loaded: `functions, version,
+        errors`.
+        """
         return self._get("/v1/functions")
 
     def function(self, name: str) -> Json:

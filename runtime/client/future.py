@@ -44,8 +44,8 @@ class InvocationFuture(Future[Any]):
     def wait_accepted(self, timeout: float | None = None) -> str:
         """As `invocation_id`, waiting at most `timeout` seconds. Raises WaitTimeout."""
         event = None
-        # The base class's condition is its lock here and no more: a `result()` that waits on it takes any wake-up for
-        # its own.
+        # The base class's condition is its lock here and no more: a `result()` that waits on it takes any
+        # wake-up for its own.
         with self._condition:
             if self._id is None and not self.done():
                 event = self._acceptance = self._acceptance or threading.Event()

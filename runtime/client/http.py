@@ -23,7 +23,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import ReadTimeoutError as ReadTimeout
 
-from headrace.runtime.client.answer import WaitTimeout, refuse
+from headrace.runtime.client.answer import ClientClosed, WaitTimeout, refuse
 from headrace.runtime.client.backend import Answer, Stream, SubmitOptions
 from headrace.runtime.client.future import InvocationFuture
 from headrace.runtime.errors import InvalidSettings, PayloadTooLarge, Unreachable
@@ -77,6 +77,7 @@ class HttpBackend:
         self._poll = _Poll(self)
         self._submitter: Submitter | None = None
         self._lock = threading.Lock()
+        self._closed = False
 
     # ---- Backend ----
 
@@ -102,6 +103,8 @@ class HttpBackend:
             from headrace.runtime.client.submitter import Submitter, at_exit  # most callers never submit
 
             with self._lock:
+                if self._closed:
+                    raise ClientClosed("the client is closed")
                 if self._submitter is None:
                     self._submitter = Submitter(self)
                     self._at_exit = at_exit(self._submitter, self.timeout_s)
@@ -151,7 +154,9 @@ class HttpBackend:
 
     def close(self) -> None:
         """See Backend. Waits at most `timeout_s` for what is unsent."""
-        submitter, self._submitter = self._submitter, None
+        with self._lock:
+            self._closed = True
+            submitter, self._submitter = self._submitter, None
         if submitter is not None:
             atexit.unregister(self._at_exit)
             submitter.close(self.timeout_s)
@@ -237,6 +242,8 @@ class HttpBackend:
         headers: Mapping[str, str] | None = None,
         read_s: float | None,
     ) -> urllib3.BaseHTTPResponse:
+        if self._pool.pool is None:  # closed: what is unsent at `close` still goes out before
+            raise ClientClosed("the client is closed")
         sent = {**self._headers, **headers} if headers else self._headers
         return self._pool.urlopen(
             method, self.target(path, query), body=body, headers=sent, retries=False, redirect=False,
@@ -310,7 +317,7 @@ class _Poll:
     later.
     """
 
-    GRACE_S = 0.01  # a busy node answers within this; breaking off costs a connection
+    GRACE_S = 0.004  # a busy node answers within this; breaking off costs a connection
 
     def __init__(self, backend: HttpBackend) -> None:
         self._backend = backend

@@ -286,7 +286,8 @@ class LocalPool:
         except (FrameTooLarge, msgspec.DecodeError, KeyError, TypeError, IndexError):
             # Only user code that writes into descriptors it does not own can do this. What was running pays.
             _log.error("a worker's stream is damaged; the worker is ended", worker=link.number)
-            link.damaged = True
+            link.damaged = link.closing = True
+            self._idle.pop(link.number, None)
             link.unwatch()
             self._signal(link, signal.SIGKILL)
         if not link.held:
@@ -416,7 +417,8 @@ class LocalPool:
         self._settle_unsent(link, reports)
         executing = link.page.executing()
         if link.held and (link.damaged or (executing is not None and executing[0] not in link.held)):
-            # The page cannot be trusted. Items are run and reported in order: the first not reported is the culprit.
+            # The page cannot be trusted. Items are run and reported in order: the first not reported is the
+            # culprit.
             executing = min(link.held), self._clock.monotonic()
         if executing is not None and executing[0] in link.held:
             seq, started = executing

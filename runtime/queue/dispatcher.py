@@ -340,6 +340,10 @@ class Dispatcher:
             if not found:
                 del self._watchers[id]
 
+    def forget(self, id: int) -> None:
+        """Drop every watcher of an invocation that was not accepted."""
+        self._watchers.pop(id, None)
+
     def _arrived(self, puts: Sequence[Put], result: Sequence[Applied]) -> None:
         flow: Flow | None = None
         lane: Lane | None = None

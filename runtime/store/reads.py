@@ -74,14 +74,6 @@ def get(db: sqlite3.Connection, id: int) -> Record | None:
     return None if row is None else record_of(row)
 
 
-def ended(db: sqlite3.Connection, ids: Sequence[int]) -> list[Record]:
-    wanted = json_encode(list(ids)).decode()
-    rows = db.execute(
-        f"SELECT {RECORD} FROM invocation WHERE id IN (SELECT value FROM json_each(?)) AND status >= 2", (wanted,)
-    )
-    return [record_of(row) for row in rows]
-
-
 def find(
     db: sqlite3.Connection,
     function: str | None,

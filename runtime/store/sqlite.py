@@ -173,9 +173,6 @@ class SqliteStore:
     async def ended(self, ids: Sequence[int]) -> list[Record]:
         return await self._readers.ask(lambda db: reads.ended(db, ids))
 
-    async def ended(self, ids: Sequence[int]) -> list[Record]:
-        return await self._readers.ask(lambda db: reads.ended(db, ids))
-
     async def counters(self) -> dict[str, Counters]:
         return await self._readers.ask(reads.counters)
 

@@ -212,7 +212,9 @@ def test_a_wrong_argument_is_refused_before_anything_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "letter.txt").write_text("Dear")
-    given: dict[str, Any] = {name: Path(value) if isinstance(value, str) else value for name, value in arguments.items()}
+    given: dict[str, Any] = {
+        name: Path(value) if isinstance(value, str) else value for name, value in arguments.items()
+    }
 
     with pytest.raises(InvalidSettings, match=said):
         run_demo(**given)
@@ -223,9 +225,8 @@ def test_a_wrong_argument_is_refused_before_anything_is_made(
 @pytest.mark.parametrize(
     ("input", "name"),
     [
-        ({"url": "s3://inbox/deep/my reviews.csv"}, "my reviews.csv"),
-        ({"bucket": "inbox", "key": "reviews.csv"}, "reviews.csv"),
-        ("s3://inbox/reviews.csv", "reviews.csv"),
+        ({"object": "s3://inbox/deep/my reviews.csv"}, "my reviews.csv"),
+        ({"items": [1]}, "the upload"),
         (None, "the upload"),
     ],
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+
 from headrace.runtime.errors import InvalidEvent
 from headrace.runtime.model.spec import FunctionSpec, Manifest
 
@@ -25,7 +26,9 @@ class Loaded:
         self.entries = entries
         self.manifest = Manifest(
             version="1",
-            functions=tuple(FunctionSpec(name=name, module=__name__, file=__file__, line=1) for name in entries),
+            functions=tuple(
+                FunctionSpec(name=name, module=__name__, file=__file__, line=1) for name in entries
+            ),
             **manifest,
         )
 

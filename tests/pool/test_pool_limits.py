@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import alive
+
 from headrace.runtime.pool import limits
 
 MIB = 1 << 20

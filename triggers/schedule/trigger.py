@@ -267,7 +267,7 @@ class ScheduleSource:
         self._schedule = schedule
         self._context = context
         self._look_s = look_s
-        self._name = context.name if schedule.name is None else f"{context.function.name}/{schedule.name}"
+        self._name = context.name
         self._cursor = f"schedule:{self._name}:definition"
         self._holding = False
         self._task: asyncio.Task[None] | None = None

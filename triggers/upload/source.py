@@ -357,13 +357,15 @@ class UploadSource:
 
     async def _offer_finished(self, infos: Sequence[ObjectInfo], proof: _Proof) -> None:
         """Offer what is finished and look again later at the rest."""
-        known = self._in_hand.keys() | self._noticed.keys() | self._unsettled.keys()
-        new = [info for info in infos if info.key not in known]
+        new = [info for info in infos if info.key not in self._in_hand and info.key not in self._noticed]
         if not new:
             return
         finished, others = await self._context.in_thread(self._finished, new, proof)
         for info in others:
-            self._unsettle(info.key, info.etag)
+            if info.key not in self._unsettled:
+                self._unsettle(info.key, info.etag)
+        for info in finished:
+            self._unsettled.pop(info.key, None)
         await self._offer_all(finished)
 
     # ---- files that may still be written ----

@@ -1,12 +1,12 @@
 """`headrace demo`: drops a file of reviews into a bucket and shows what a node makes of it.
 
-Imports the client, and the composition root through the example's own `app.node()`: what is shown is what a
-user would write. It talks to the node as any client does, and puts a file into a bucket as anybody may.
+Imports the embedded node and the client. It talks to the node as any client does, and puts a file into a bucket
+as anybody may; nothing here is a short cut that a user could not take.
 """
 
-import importlib
 import importlib.util
 import json as json_module
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -24,10 +25,13 @@ from headrace.runtime.cli.demo.report import near, print_findings, print_places
 from headrace.runtime.cli.demo.reviews_file import write_reviews
 from headrace.runtime.client.answer import WaitTimeout
 from headrace.runtime.clock import SystemClock
+from headrace.runtime.embedded import EmbeddedNode
 from headrace.runtime.errors import InvalidSettings
+from headrace.runtime.loading import request_for
+from headrace.runtime.node import function_defaults
+from headrace.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from headrace.runtime.app import App
     from headrace.runtime.client import Client
     from headrace.runtime.client.job import JobHandle
 
@@ -70,7 +74,7 @@ def run_demo(
     console = Console(stderr=json, soft_wrap=not sys.stdout.isatty())
     demo = Demo(console, data=data, workers=workers)
     try:
-        with demo_folder(data, keep=keep), storage_errors(data):
+        with quiet_log(), demo_folder(data, keep=keep), storage_errors(data):
             found = demo.run(job, input, size_bytes=size_mb * 1_000_000, resume=keep)
             drawn = demo.draw(found, chart)
     except KeyboardInterrupt:
@@ -106,7 +110,7 @@ class Demo:
     def run(self, job: str, input: Path | None, *, size_bytes: int, resume: bool) -> dict[str, Any]:
         """Start a node, get the file, upload, watch; what was found: `result, job_id, function, source`."""
         self._say(f"Starting a node on {self.data} with the functions of reviews.py …")
-        with example_app("reviews").node(data=self.data, workers=self.workers, drain_s=2.0) as client:
+        with reviews_node(self.data, workers=self.workers) as client:
             submitted = next(unfinished(client), None) if resume and input is None else None
             if submitted is None:
                 file = self._incoming(input, size_bytes=size_bytes)
@@ -237,17 +241,31 @@ def unfinished(client: "Client") -> Iterator[dict[str, Any]]:
 def source_of(job: dict[str, Any]) -> str:
     """The name of the file that a job reads, from its input."""
     given = job.get("input")
-    address = given.get("url") or given.get("key") or "" if isinstance(given, dict) else str(given or "")
+    address = str(given.get("object") or "") if isinstance(given, dict) else ""
     return address.rpartition("/")[2] or "the upload"
 
 
-def example_app(name: str) -> "App":
-    """The app of an example. Its folder joins the import path, so that the workers import the same module."""
-    folder = str(functions_folder())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    app: App = importlib.import_module(name).app
-    return app
+def reviews_node(data: Path, *, workers: int | None) -> EmbeddedNode:
+    """A node with the functions of `reviews.py`, loaded by its path: a file of that name in the working folder, or a
+    package of that name, is none of the demo's business.
+    """
+    settings = Settings(data=data, port=0, **({} if workers is None else {"workers": workers}))
+    code = request_for([str(functions_folder() / "reviews.py")], defaults=function_defaults(settings))
+    return EmbeddedNode(settings, code)
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Have the node's warnings on stderr, and nothing less: stdout is the demo's."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
 
 
 def _check(size_mb: int, chart: Path) -> None:
