@@ -4,15 +4,23 @@ Imports the answers' errors only. A future ends when its invocation does, not wh
 reports to it by `accepted`, `succeeded` and `failed`, from any thread.
 """
 
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
+import msgspec
+
 from headrace.runtime.client.answer import WaitTimeout
 
 Cancel = Callable[[str], bool]
+
+# The base class's words for where a future is.
+_PENDING, _FINISHED = "PENDING", "FINISHED"
+_ENDED = (_FINISHED, "CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+_LOCK = threading.Lock()
+"""Held for a few instructions, by whoever makes a future's condition or ends a future that has none."""
 
 
 class InvocationFuture(Future[Any]):
@@ -23,18 +31,59 @@ class InvocationFuture(Future[Any]):
     accepted.
     """
 
-    def __init__(self, function: str, cancel: Cancel, *, decode: Callable[[bytes], Any] = json.loads) -> None:
+    def __init__(
+        self, function: str, cancel: Cancel, *, decode: Callable[[bytes], Any] = msgspec.json.decode
+    ) -> None:
         """`cancel` ends an invocation at its node by id and says whether it did; `decode` reads a result's
         JSON.
         """
-        super().__init__()
+        # The base class makes a condition for every future, which costs more than all else about a short
+        # invocation. Here it is made when somebody first waits; its own fields are set as it would.
+        self._made: threading.Condition | None = None
+        self._state = _PENDING
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Callable[[Future[Any]], object]] = []
         self.function = function
         self._cancel_at_node = cancel
         self._decode = decode
+        self._encoded: bytes | None = None
         self._id: str | None = None
-        self._withdrawn = False
         self._acceptance: threading.Event | None = None
+        self._withdrawn = False
         self._kept: Callable[[InvocationFuture], None] | None = None
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        made = self._made
+        if made is None:
+            with _LOCK:
+                made = self._made
+                if made is None:
+                    made = self._made = threading.Condition()
+        return made
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The function's result, waiting for it at most `timeout` seconds.
+
+        Raises how the invocation ended (InvocationFailed and its kinds), why it was not accepted,
+        CancelledError, or TimeoutError.
+        """
+        if self._state != _FINISHED:
+            super().result(timeout)
+        return self._decoded() if self._encoded is not None else super().result(timeout)
+
+    def done(self) -> bool:
+        """True once it has ended or was cancelled."""
+        return self._state in _ENDED
+
+    def _decoded(self) -> Any:
+        encoded = self._encoded
+        if encoded is not None:
+            self._result = self._decode(encoded)
+            self._encoded = None
+        return self._result
 
     @property
     def invocation_id(self) -> str:
@@ -93,34 +142,41 @@ class InvocationFuture(Future[Any]):
 
         `keep` is called with the future whenever it must not be dropped although no caller holds it.
         """
+        with _LOCK:
+            if self._made is None and self._state == _PENDING:
+                self._kept = keep  # nobody has waited, cancelled or asked to be called yet
+                return True
         with self._condition:
             if self._withdrawn or self.done():
                 return False
             self._kept = keep
-            callbacks = bool(self._done_callbacks)  # type: ignore[attr-defined]
+            callbacks = bool(self._done_callbacks)
         if callbacks:
             keep(self)
         return True
 
     def accepted(self, invocation_id: str) -> None:
         """The node has accepted it."""
+        self._id = invocation_id
+        with _LOCK:
+            if self._made is None:
+                return  # nobody waits for it
         with self._condition:
-            self._id = invocation_id
-            waited_for = self._acceptance
-        if waited_for is not None:
-            waited_for.set()
+            if self._acceptance is not None:
+                self._acceptance.set()
 
     def succeeded(self, result: bytes) -> None:
-        """It ended with this result, as JSON."""
+        """It ended with this result, as JSON; it is read when it is first asked for."""
+        with _LOCK:
+            if self._state == _PENDING:
+                self._encoded = result
+                if self._made is None:
+                    self._state = _FINISHED
+                    return
         try:
-            value = self._decode(result)
-        except Exception as error:
-            self.failed(error)
-            return
-        try:
-            self.set_result(value)
+            self.set_result(None)
         except InvalidStateError:
-            return  # cancelled meanwhile
+            self._encoded = None  # cancelled meanwhile
 
     def failed(self, error: BaseException) -> None:
         """It ended by this error, or was never accepted because of it."""

@@ -752,6 +752,8 @@ class LocalPool:
             await asyncio.gather(self._ticker, return_exceptions=True)
         if self._control is not None:
             self._control.close()
+        if self._manifest_told is not None and not self._manifest_told.done():
+            self._manifest_told.set_result(None)  # a start that still waits need not wait any longer
         await self._loop.run_in_executor(None, lambda: shutil.rmtree(str(self._folder), ignore_errors=True))
 
     async def _either(self, future: "asyncio.Future[Any]", seconds: float) -> None:

@@ -91,14 +91,22 @@ class Rotation:
             turns = self._classes[priority]
             while turns:
                 lane = turns[0]
-                if not lane.ready or not lane.flow.open:
+                flow = lane.flow
+                gate = flow.gate
+                if (
+                    not lane.ready
+                    or gate.paused
+                    or (gate.limit is not None and gate.running >= gate.limit)
+                    or (flow.limit is not None and flow.running >= flow.limit)
+                ):
                     turns.popleft()
                     lane.active = False
                     continue
                 if lane.deficit <= 0:
-                    lane.deficit = lane.flow.gate.weight
-                    turns.rotate(-1)
-                    continue
+                    lane.deficit = gate.weight
+                    if len(turns) > 1:
+                        turns.rotate(-1)
+                        continue
                 return lane
         return None
 

@@ -45,7 +45,7 @@ def test_dataclasses_are_sent_as_objects(client: Client) -> None:
     assert client.invoke("shop.echo", Order(7, ("x", "y"))) == {"id": 7, "tags": ["x", "y"]}
 
 
-@pytest.mark.parametrize("payload", [float("nan"), {1, 2}, b"bytes", "\ud800"])
+@pytest.mark.parametrize("payload", [float("nan"), object(), "\ud800"])
 def test_what_json_cannot_hold_is_refused_before_it_is_sent(client: Client, payload: object) -> None:
     with pytest.raises(InvalidPayload):
         client.invoke("shop.echo", payload)

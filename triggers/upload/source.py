@@ -31,8 +31,9 @@ from headrace.runtime.objects.key import file_names, is_temporary_name
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.trigger import TriggerContext
 from headrace.triggers.upload.comparison import Comparison, Differences
+from headrace.triggers.upload.lease import is_being_written
 from headrace.triggers.upload.trigger import Upload
-from headrace.triggers.upload.watch import FolderWatch, Happening, Notice, is_being_written
+from headrace.triggers.upload.watch import FolderWatch, Happening, Notice, watch_folder
 
 QUIET_S = 2.0
 """How long a file must not have changed before a sweep takes it for finished."""
@@ -84,7 +85,7 @@ class UploadSource:
         self._watch: FolderWatch | None = None
         if isinstance(context.objects, FolderStore):
             self._folder = os.path.join(os.fsencode(context.objects.root), trigger.bucket.encode())
-            self._watch = FolderWatch(os.fsdecode(self._folder), self._on_notices)
+            self._watch = watch_folder(os.fsdecode(self._folder), self._on_notices, context.in_thread)
         self._task: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._noticed: dict[str, None] = {}
@@ -122,7 +123,7 @@ class UploadSource:
         with contextlib.suppress(asyncio.CancelledError):
             await task
         if self._watch is not None:
-            await self._context.in_thread(self._watch.disarm)
+            await self._watch.disarm()
 
     # ---- the beginning ----
 
@@ -178,10 +179,9 @@ class UploadSource:
         if self._watch is None:
             return
         try:
-            await self._context.in_thread(self._watch.arm, asyncio.get_running_loop())
+            await self._watch.arm()
         except OSError as error:
-            hint = "Raise fs.inotify.max_user_watches; until then only sweeps find uploads."
-            self._report("the bucket's folder cannot be watched", error=error, hint=hint)
+            self._report("not all of the bucket's folder is watched; sweeps find the rest", error=error)
 
     # ---- running ----
 
@@ -321,8 +321,7 @@ class UploadSource:
                 self._sweep_wanted.set()
 
     async def _sweep(self) -> None:
-        if self._watch is not None and await self._context.in_thread(self._watch.is_stale):
-            await self._context.in_thread(self._watch.disarm)
+        if self._watch is not None and await self._watch.is_stale():
             await self._arm()
         if not self._begun:
             await self._begin()
@@ -429,6 +428,9 @@ class UploadSource:
             await self._some_directories.wait()
             self._some_directories.clear()
             prefixes, self._directories = sorted(self._directories), {}
+            if self._watch is not None:
+                with self._reporting("not all of the bucket's folder is watched; sweeps find the rest"):
+                    await self._watch.extend()
             done: str | None = None
             for prefix in prefixes:
                 if done is not None and prefix.startswith(done):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -28,14 +29,13 @@ def print_findings(console: Console, result: Mapping[str, Any], *, source: str) 
     products = ranked(result)
     left_out = max(0, len(products) - SHOWN_MAX)
     rated = bool(result["rated"])
-    table = Table(
-        title=f"Sentiment by product in {escape(source)}", title_justify="left", header_style="bold"
-    )
+    title = f"Sentiment by product in {escape(source)}"
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("product", max_width=NAME_CHARS_MAX, no_wrap=True, overflow="ellipsis")
     for name in ("reviews", "positive", "neutral", "negative", "mean score"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     if rated:
-        table.add_column("human mean", justify="right")
+        table.add_column("human mean", justify="right", no_wrap=True)
     if left_out:
         _add_rows(table, products[: SHOWN_MAX // 2], rated=rated)
         table.add_row(f"… {left_out:,} more", end_section=True)

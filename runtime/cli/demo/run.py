@@ -1,7 +1,7 @@
 """`headrace demo`: drops a file of reviews into a bucket and shows what a node makes of it.
 
-Imports the embedded node and the client. It talks to the node as any client does, and puts a file into a bucket
-as anybody may; nothing here is a short cut that a user could not take.
+Imports the embedded node and the client. It talks to the node as any client does, and puts a file into a
+bucket as anybody may; nothing here is a short cut that a user could not take.
 """
 
 import importlib.util
@@ -24,6 +24,7 @@ from headrace.runtime.cli.demo.place import check_input, demo_folder, drop, func
 from headrace.runtime.cli.demo.report import near, print_findings, print_places
 from headrace.runtime.cli.demo.reviews_file import write_reviews
 from headrace.runtime.client.answer import WaitTimeout
+from headrace.runtime.client.job import ENDED
 from headrace.runtime.clock import SystemClock
 from headrace.runtime.embedded import EmbeddedNode
 from headrace.runtime.errors import InvalidSettings
@@ -194,11 +195,13 @@ class Demo:
 
     def _watch(self, handle: "JobHandle") -> None:
         with self._bar("Scoring", unit="chunks") as (progress, task):
+            told = -1
             for state in handle.progress():
                 what = {"planning": "Cutting", "reducing": "Adding up"}.get(state["status"], "Scoring")
                 total, done = state.get("chunks") or None, state.get("done") or 0
                 progress.update(task, total=total, completed=done, description=what)
-                if not self.console.is_terminal and total:
+                if not self.console.is_terminal and total and done != told:
+                    told = done
                     self._say(f"{what}: {done} of {total} chunks")
 
     @contextmanager
@@ -230,11 +233,7 @@ class Demo:
 def unfinished(client: "Client") -> Iterator[dict[str, Any]]:
     """The jobs of the reviews example that have not ended, newest first."""
     for found in client.jobs():
-        if found["function"].startswith("reviews.") and found["status"] not in (
-            "succeeded",
-            "failed",
-            "cancelled",
-        ):
+        if found["function"].startswith("reviews.") and found["status"] not in ENDED:
             yield found
 
 
@@ -246,10 +245,12 @@ def source_of(job: dict[str, Any]) -> str:
 
 
 def reviews_node(data: Path, *, workers: int | None) -> EmbeddedNode:
-    """A node with the functions of `reviews.py`, loaded by its path: a file of that name in the working folder, or a
-    package of that name, is none of the demo's business.
+    """A node with the functions of `reviews.py`.
+
+    They are loaded by their path, so that another module of that name does not come between.
     """
-    settings = Settings(data=data, port=0, **({} if workers is None else {"workers": workers}))
+    given: dict[str, Any] = {"data": data, "port": 0} | ({} if workers is None else {"workers": workers})
+    settings = Settings(**given)
     code = request_for([str(functions_folder() / "reviews.py")], defaults=function_defaults(settings))
     return EmbeddedNode(settings, code)
 

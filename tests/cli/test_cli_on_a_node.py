@@ -1,0 +1,162 @@
+"""The command line against a real node."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.runtime.cli.command import run
+
+_spec = importlib.util.spec_from_file_location(
+    "client_fixtures", Path(__file__).resolve().parents[1] / "client" / "conftest.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+client_fixtures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(client_fixtures)
+
+Headrace = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def running_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    yield from client_fixtures.serving(tmp_path_factory.mktemp("node"))
+
+
+@pytest.fixture
+def headrace(running_node: Any, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Headrace:
+    """Runs a command in an empty folder; its exit code, output and errors. The node is found by its data folder."""
+    monkeypatch.setenv("HEADRACE_DATA", str(running_node.data))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(list(arguments))
+        sys.stdout.flush()
+        shown = capfdbinary.readouterr()
+        return code, shown.out.decode(), shown.err.decode()
+
+    return call
+
+
+def test_invoke_prints_the_result(headrace: Headrace) -> None:
+    assert headrace("invoke", "shop.echo", "--payload", '{"a": "ü"}') == (0, '{"a":"ü"}\n', "")
+
+
+def test_a_payload_may_come_from_a_file(headrace: Headrace) -> None:
+    Path("body.json").write_text("[1]", encoding="utf-8")
+
+    assert headrace("invoke", "shop.echo", "-p", "@body.json")[:2] == (0, "[1]\n")
+
+
+def test_a_payload_may_come_from_standard_input(running_node: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "headrace", "invoke", "shop.echo", "-p", "-", "--url", running_node.url]
+        + ["--token", running_node.token],
+        input=b'"piped"', capture_output=True, timeout=60, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (0, b'"piped"\n')
+
+
+def test_a_failing_function_is_one_line(headrace: Headrace) -> None:
+    code, out, err = headrace("invoke", "shop.fail", "-p", '{"why": "two\\nlines"}')
+
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ValueError: two lines. ")
+    assert err.count("\n") == 1
+
+
+def test_async_prints_the_id_and_wait_its_result(headrace: Headrace) -> None:
+    code, out, _ = headrace("invoke", "shop.echo", "-p", "5", "--async", "--tag", "cli")
+    id = out.strip()
+
+    assert code == 0
+    assert headrace("invocations", "show", id, "--wait", "20", "--json")[0] == 0
+    assert id in headrace("invocations", "list", "--tag", "cli")[1]
+    assert headrace("invoke", "shop.echo", "-p", "6", "--wait")[:2] == (0, "6\n")
+    assert json.loads(headrace("invoke", "shop.echo", "-p", "7", "--async", "--json")[1]).keys() == {"invocation_id"}
+
+
+def test_an_invocation_is_cancelled(headrace: Headrace) -> None:
+    id = headrace("invoke", "shop.never", "--async")[1].strip()
+
+    assert headrace("invocations", "cancel", id)[0] == 0
+    record = json.loads(headrace("invocations", "show", id, "--wait", "20", "--json")[1])
+    assert record["status"] == "cancelled"
+    code, _, err = headrace("invocations", "cancel", id)
+    assert code == 1
+    assert "cancelled" in err
+
+
+def test_dead_letters_are_listed_shown_and_redriven(headrace: Headrace) -> None:
+    id = headrace("invoke", "shop.fail", "-p", '{"why": "bad"}', "--async")[1].strip()
+    headrace("invocations", "show", id, "--wait", "20")
+
+    assert id in [item["invocation_id"] for item in json.loads(headrace("dead-letters", "list", "--json")[1])["items"]]
+    assert "ValueError: bad" in headrace("dead-letters", "list")[1]
+    assert "ValueError: bad" in headrace("dead-letters", "show", id)[1]
+    assert headrace("dead-letters", "redrive", id)[:2] == (0, f"{id} is waiting again.\n")
+    headrace("invocations", "show", id, "--wait", "20")
+    code, out, _ = headrace("dead-letters", "redrive", "--function", "shop.fail")
+    assert code == 0
+    assert "shop.fail are waiting again" in out
+
+
+def test_logs_show_what_was_printed(headrace: Headrace) -> None:
+    id = headrace("invoke", "shop.fail", "-p", '{"why": "x"}', "--async")[1].strip()
+    headrace("invocations", "show", id, "--wait", "20")
+
+    assert "  about to fail\n" in headrace("logs", id)[1]
+    [entry] = json.loads(headrace("logs", id, "--json")[1])["entries"]
+    assert entry["text"] == "about to fail\n"
+
+
+def test_functions_are_listed_and_shown(headrace: Headrace) -> None:
+    code, out, _ = headrace("functions")
+
+    assert code == 0
+    assert out.splitlines()[0].split() == ["NAME", "KIND", "TRIGGERS", "STATE", "ABOUT"]
+    assert "Raises what it is told." in out
+    assert json.loads(headrace("functions", "shop.echo", "--json")[1])["name"] == "shop.echo"
+    assert headrace("functions", "shop.eco")[0] == 1
+
+
+def test_objects_go_in_and_come_out(headrace: Headrace) -> None:
+    Path("photo.jpg").write_bytes(b"\xff\xd8")
+
+    assert headrace("buckets", "make", "photos")[0] == 0
+    assert json.loads(headrace("buckets", "list", "--json")[1])["buckets"] == ["photos"]
+    assert headrace("objects", "put", "photo.jpg", "s3://photos/in/")[:2] == (0, "s3://photos/in/photo.jpg\n")
+    assert "in/photo.jpg" in headrace("objects", "list", "s3://photos/in")[1]
+    assert headrace("objects", "get", "s3://photos/in/photo.jpg", "copy.jpg")[:2] == (0, "copy.jpg\n")
+    assert Path("copy.jpg").read_bytes() == b"\xff\xd8"
+    code, _, err = headrace("objects", "get", "s3://photos/none", "none.jpg")
+    assert code == 1
+    assert "there is no object s3://photos/none" in err
+    assert sorted(path.name for path in Path().iterdir()) == ["copy.jpg", "photo.jpg"]
+
+
+def test_the_books_balance(headrace: Headrace) -> None:
+    code, out, _ = headrace("verify")
+
+    assert code == 0
+    assert out.endswith("The books balance.\n")
+    assert json.loads(headrace("verify", "--json")[1])["ok"] is True
+
+
+def test_doctor_finds_the_node(headrace: Headrace) -> None:
+    [node] = [c for c in json.loads(headrace("doctor", "--json")[1])["checks"] if c["name"] == "node"]
+
+    assert node["status"] == "ok"
+
+
+def test_an_unknown_job_is_named(headrace: Headrace) -> None:
+    assert headrace("job", "list")[:2] == (0, "There are no such jobs.\n")
+    code, _, err = headrace("job", "show", "00000000000000aa")
+    assert code == 1
+    assert "there is no job" in err
