@@ -1,12 +1,11 @@
 """`App`: a named group of functions, jobs and their triggers, declared by decorators.
 
-Imports the floor, `jobs` and `binding`; `node` only when `app.node()` is called. Decorators return the function unchanged, so that
-calling it in a unit test just calls it.
+Imports the floor, `jobs` and `binding`; `node` only when `app.node()` is called. Decorators return the
+function unchanged, so that calling it in a unit test just calls it.
 """
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -28,8 +27,8 @@ from headrace.runtime.model.spec import (
 from headrace.runtime.trigger import Trigger
 
 if TYPE_CHECKING:
-    from headrace.runtime.jobs.split import Split
     from headrace.runtime.embedded import EmbeddedNode
+    from headrace.runtime.jobs.split import Split
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
@@ -57,7 +56,9 @@ class App:
     def __init__(self, name: str, *, start: str | None = None) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidFunction(
-                f"App({name!r})", "is not a valid name", "Use letters, digits, - and _, beginning with a letter."
+                f"App({name!r})",
+                "is not a valid name",
+                "Use letters, digits, - and _, beginning with a letter.",
             )
         if start not in (None, "fork", "spawn"):
             raise InvalidFunction(f"App({name!r})", f"start is {start!r}", 'Use "fork", "spawn" or None.')
@@ -70,12 +71,15 @@ class App:
         return f"App({self.name!r}, {len(self.declared)} functions)"
 
     def on(self, trigger: Trigger) -> Callable[[F], F]:
-        """Invoke the function when the trigger's source has an event. Written above `@app.function` or `@app.job`.
+        """Invoke the function when the trigger's source has an event. Written above `@app.function` or
+        `@app.job`.
 
         Raises: InvalidFunction when `trigger` is none, or when the function was not declared below it.
         """
         if not hasattr(trigger, "kind") or not hasattr(trigger, "fields"):
-            raise InvalidFunction(f"{self.name}.on({trigger!r})", "is not a trigger", "Use Upload(…), Schedule(…) or Http(…).")
+            raise InvalidFunction(
+                f"{self.name}.on({trigger!r})", "is not a trigger", "Use Upload(…), Schedule(…) or Http(…)."
+            )
 
         def attach(function: F) -> F:
             for name, declared in self.declared.items():
@@ -87,9 +91,10 @@ class App:
                     self.declared[name] = Declared(spec, declared.signature, declared.entry)
                     return function
             raise InvalidFunction(
-                f"{self.name}.{getattr(function, '__name__', function)}", "has a trigger but is no function of this app",
+                f"{self.name}.{getattr(function, '__name__', function)}",
+                "has a trigger but is no function of this app",
                 "Write @app.function or @app.job below @app.on(…).",
-            )  # fmt: skip
+            )
 
         return attach
 
@@ -112,13 +117,14 @@ class App:
         on_success: str | None = None,
     ) -> Callable[[F], F]: ...
 
-    def function(self, function: Any = None, /, *, name: str | None = None, **settings: Any) -> Any:
+    def function(self, function: Any = None, /, **settings: Any) -> Any:
         """Register a function.
 
         Args:
             name: default the function's own.
             timeout: seconds one attempt may take, above 0.
-            memory: bytes above the worker's own size, or a text such as "128 MiB", over the whole process tree.
+            memory: bytes above the worker's own size, or a text such as "128 MiB", over the whole process
+                tree.
             retries: attempts after the first, 0 and up, or a RetryPolicy.
             max_age: seconds after which an event that has not succeeded is dead (`expired`).
             reserved_concurrency: the most attempts at once; 0 stops the function. None: no limit.
@@ -127,11 +133,12 @@ class App:
             on_failure: the function that gets the events whose last attempt failed.
             on_success: the function that gets the results.
 
-        Raises: InvalidFunction for a wrong setting, a name that is taken, or a signature that an event cannot fill.
+        Raises: InvalidFunction for a wrong setting, a name that is taken, or a signature that an event cannot
+        fill.
         """
 
         def register(target: F) -> F:
-            full = self._name(target, name)
+            full = self._name(target, settings.pop("name", None))
             signature = Signature(target, name=full)
             self._add(full, target, signature, signature.entry(), settings, None)
             return target
@@ -155,7 +162,8 @@ class App:
 
         Args:
             split: how the input is cut: Csv(…), JsonLines(…), Lines(…) or Items(…).
-            reduce: an associative function of two results, or `all_results` for a function of all of them; None keeps them apart.
+            reduce: an associative function of two results, or `all_results` for a function of all of
+                them; None keeps them apart.
             finish: a last step over the aggregated result; takes (result) or (result, context).
             initial: the result when there are no chunks. JSON.
             output: `BUCKET` or `BUCKET/PREFIX`, where the results are written; None keeps them in the store.
@@ -171,7 +179,9 @@ class App:
 
             full = self._name(target, name)
             if not hasattr(split, "to_dict"):
-                raise InvalidFunction(full, f"split is {split!r}", "Use Csv(…), JsonLines(…), Lines(…) or Items(…).")
+                raise InvalidFunction(
+                    full, f"split is {split!r}", "Use Csv(…), JsonLines(…), Lines(…) or Items(…)."
+                )
             if reduce is not None and not callable(reduce):
                 raise InvalidFunction(full, f"reduce is {reduce!r}", "Give a function of two results.")
             try:
@@ -183,16 +193,28 @@ class App:
             if max_concurrency is not None and max_concurrency < 1:
                 raise InvalidFunction(full, f"max_concurrency is {max_concurrency}", "It must be at least 1.")
             if tolerated_failures < 0:
-                raise InvalidFunction(full, f"tolerated_failures is {tolerated_failures}", "It cannot be negative.")
+                raise InvalidFunction(
+                    full, f"tolerated_failures is {tolerated_failures}", "It cannot be negative."
+                )
             signature = Signature(target, name=full, first_is_chunk=True)
             entry, kind = job_entry(
-                full, target, split=split, reduce=reduce, finish=finish, initial=initial,
+                full,
+                target,
+                split=split,
+                reduce=reduce,
+                finish=finish,
+                initial=initial,
                 wants_context="context" in signature.names,
-            )  # fmt: skip
+            )
             spec = JobSpec(
-                split=split.to_dict(), reduce=kind, finish=finish is not None, initial=initial, output=output,
-                max_concurrency=max_concurrency, tolerated_failures=tolerated_failures,
-            )  # fmt: skip
+                split=split.to_dict(),
+                reduce=kind,
+                finish=finish is not None,
+                initial=initial,
+                output=output,
+                max_concurrency=max_concurrency,
+                tolerated_failures=tolerated_failures,
+            )
             self._add(full, target, signature, entry, settings, spec)
             return target
 
@@ -202,7 +224,9 @@ class App:
         """What runs an event, by full name."""
         return {name: declared.entry for name, declared in self.declared.items()}
 
-    def node(self, *, data: str | Path = "./data", workers: int | None = None, **settings: Any) -> "EmbeddedNode":
+    def node(
+        self, *, data: str | Path = "./data", workers: int | None = None, **settings: Any
+    ) -> "EmbeddedNode":
         """A whole node in this process, in an event-loop thread of its own: `with app.node() as client: …`.
 
         Args:
@@ -210,7 +234,8 @@ class App:
             workers: worker processes; default the number of cores.
             settings: any setting of `headrace.toml`.
 
-        The functions travel to the workers by cloudpickle, so that those of `__main__` need no `if __name__` guard.
+        The functions travel to the workers by cloudpickle, so that those of `__main__` need no `if __name__`
+        guard.
         Raises (on entry): DataInUse, DataTooNew, DataDamaged, InvalidSettings, LoadFailed.
         """
         from headrace.runtime.embedded import EmbeddedNode
@@ -219,20 +244,30 @@ class App:
 
     def _name(self, function: Any, name: str | None) -> str:
         if not callable(function) or isinstance(function, type):
-            raise InvalidFunction(f"{self.name}.function", f"{function!r} is not a function", "Decorate a function.")
-        own = name or getattr(function, "__name__", "")
+            raise InvalidFunction(
+                f"{self.name}.function", f"{function!r} is not a function", "Decorate a function."
+            )
+        own = name or str(getattr(function, "__name__", ""))
         full = f"{self.name}.{own}"
         if not _NAME.fullmatch(own):
             raise InvalidFunction(full, "is not a valid name", 'Give one: @app.function(name="…").')
         if full in self.declared:
             other = self.declared[full].spec
             raise InvalidFunction(
-                full, f"the name is taken by {other.file}:{other.line}", 'Rename one, or give it a name: name="…".'
+                full,
+                f"the name is taken by {other.file}:{other.line}",
+                'Rename one, or give it a name: name="…".',
             )
         return full
 
     def _add(
-        self, full: str, function: Any, signature: Signature, entry: Entry, settings: dict[str, Any], job: JobSpec | None
+        self,
+        full: str,
+        function: Any,
+        signature: Signature,
+        entry: Entry,
+        settings: dict[str, Any],
+        job: JobSpec | None,
     ) -> None:
         signature.prepare()
         code = getattr(inspect.unwrap(function), "__code__", None)
@@ -244,7 +279,9 @@ class App:
             doc=inspect.getdoc(function) or "",
             typed=signature.typed,
             parameters=signature.describe(),
-            output_schema=signature.returns_schema() if job is None and signature.returns is not None else None,
+            output_schema=signature.returns_schema()
+            if job is None and signature.returns is not None
+            else None,
             job=job,
             **_settings(full, settings),
         )
@@ -260,7 +297,9 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
         fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not fits or not low <= value <= high:
             kind = "a whole number" if whole else "a number"
-            raise InvalidFunction(function, f"{name} is {value!r}", f"It must be {kind} from {low:g} to {high:g}.")
+            raise InvalidFunction(
+                function, f"{name} is {value!r}", f"It must be {kind} from {low:g} to {high:g}."
+            )
         return value  # type: ignore[no-any-return]
 
     known = (
@@ -280,7 +319,9 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
 
             near = difflib.get_close_matches(name, known, 1)
             raise InvalidFunction(
-                function, f"there is no setting {name!r}", f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
+                function,
+                f"there is no setting {name!r}",
+                f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}.",
             )
     if "timeout" in given:
         out["timeout_s"] = float(number("timeout", 0.001, 86_400))
@@ -308,7 +349,9 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
     for name in ("on_failure", "on_success"):
         if given.get(name) is not None:
             if not isinstance(given[name], str):
-                raise InvalidFunction(function, f"{name} is {given[name]!r}", "Give the full name of a function, APP.NAME.")
+                raise InvalidFunction(
+                    function, f"{name} is {given[name]!r}", "Give the full name of a function, APP.NAME."
+                )
             out[name] = given[name]
     return out
 
@@ -320,11 +363,7 @@ def _check_path(declared: Declared, trigger: Any) -> None:
     for name in trigger.parameters:
         if name not in taken.bound:
             raise InvalidFunction(
-                declared.spec.name, f"the path of {trigger!r} has {{{name}}}, but the function has no parameter {name!r}",
+                declared.spec.name,
+                f"the path of {trigger!r} has {{{name}}}, but the function has no parameter {name!r}",
                 f"Add a parameter {name}, or take `event`.",
-            )  # fmt: skip
-
-
-def caller_paths() -> list[str]:
-    """The import path of this process, for a process that has to import the same modules."""
-    return [entry or str(Path.cwd()) for entry in sys.path]
+            )

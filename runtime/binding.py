@@ -4,7 +4,8 @@ Imports the floor only; pydantic is imported when a function's annotations ask f
 
 - a parameter named `context` gets the Context, one named `event` the whole event;
 - a sole other parameter annotated with an event class or a model gets the validated event;
-- all others bind by name: for an HTTP event from the path, then the query, with `body` the parsed body; otherwise from the
+- all others bind by name: for an HTTP event from the path, then the query, with `body` the parsed body;
+  otherwise from the
   payload's keys. A sole parameter also takes a payload that is not an object as it is.
 """
 
@@ -53,11 +54,15 @@ class Signature:
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (TypeError, ValueError) as error:
-            raise InvalidFunction(name, f"its signature cannot be read: {error}", "Register a plain function.") from None
+            raise InvalidFunction(
+                name, f"its signature cannot be read: {error}", "Register a plain function."
+            ) from None
         hints = _hints(function)
         if first_is_chunk:
             if not parameters:
-                raise InvalidFunction(name, "a job's function takes the chunk as its first parameter", "Write def f(chunk): …")
+                raise InvalidFunction(
+                    name, "a job's function takes the chunk as its first parameter", "Write def f(chunk): …"
+                )
             parameters = parameters[1:]
         self.names: list[str] = []
         self.types: dict[str, Any] = {}
@@ -65,10 +70,14 @@ class Signature:
         self.keywords: set[str] = set()
         for parameter in parameters:
             if parameter.kind is parameter.VAR_POSITIONAL:
-                raise InvalidFunction(name, f"*{parameter.name} cannot be filled from an event", "Name the parameters.")
+                raise InvalidFunction(
+                    name, f"*{parameter.name} cannot be filled from an event", "Name the parameters."
+                )
             if parameter.kind is parameter.VAR_KEYWORD:
                 raise InvalidFunction(
-                    name, f"**{parameter.name} cannot be filled from an event", "Take `event`, which holds all of it."
+                    name,
+                    f"**{parameter.name} cannot be filled from an event",
+                    "Take `event`, which holds all of it.",
                 )
             self.names.append(parameter.name)
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -84,13 +93,17 @@ class Signature:
                 _check_default(name, item, self.defaults[item])
         if first_is_chunk and self.bound:
             raise InvalidFunction(
-                name, f"a job's function takes (chunk) or (chunk, context), not {self.bound[0]!r}", "Remove the parameter."
+                name,
+                f"a job's function takes (chunk) or (chunk, context), not {self.bound[0]!r}",
+                "Remove the parameter.",
             )
         self.event_type = self.types.get("event")
         sole = self.bound[0] if len(self.bound) == 1 and "event" not in self.names else None
         self.sole = sole
         annotation = self.types.get(sole) if sole else None
-        self.whole = sole if annotation is not None and (_is_event(annotation) or _is_model(annotation)) else None
+        self.whole = (
+            sole if annotation is not None and (_is_event(annotation) or _is_model(annotation)) else None
+        )
 
     @property
     def typed(self) -> bool:
@@ -163,7 +176,12 @@ class Signature:
             return {self.sole: payload} if payload is not None or self.sole not in self.defaults else {}
         if payload is None:
             return {}
-        wrong.append({"loc": "event", "msg": f"is {_kind(payload)}; an object with {', '.join(self.bound)} is expected"})
+        wrong.append(
+            {
+                "loc": "event",
+                "msg": f"is {_kind(payload)}; an object with {', '.join(self.bound)} is expected",
+            }
+        )
         return {}
 
     def _convert(self, name: str, value: Any, where: tuple[str, ...], wrong: list[dict[str, str]]) -> Any:
@@ -172,7 +190,9 @@ class Signature:
             return as_event(value) if name == "event" else value
         if _is_event(annotation):
             if not isinstance(value, dict):
-                wrong.append({"loc": ".".join(where) or "event", "msg": f"is {_kind(value)}; an object is expected"})
+                wrong.append(
+                    {"loc": ".".join(where) or "event", "msg": f"is {_kind(value)}; an object is expected"}
+                )
                 return None
             return annotation(value)
         adapter = self._adapter(name)
@@ -196,7 +216,9 @@ class Signature:
         return adapter
 
     def prepare(self) -> None:
-        """Build the validators now, so that a wrong annotation shows when the code is loaded. Raises InvalidFunction."""
+        """Build the validators now, so that a wrong annotation shows when the code is loaded. Raises
+        InvalidFunction.
+        """
         if not self.typed:
             return
         for name in [*self.bound, "event"]:
@@ -207,9 +229,10 @@ class Signature:
                 self._adapter(name)
             except Exception as error:  # pydantic raises many classes for an annotation that it cannot use
                 raise InvalidFunction(
-                    self.name, f"the annotation of {name!r} cannot be validated: {error}".splitlines()[0],
+                    self.name,
+                    f"the annotation of {name!r} cannot be validated: {error}".splitlines()[0],
                     "Use builtin types, dataclasses or pydantic models.",
-                ) from error  # fmt: skip
+                ) from error
 
     def describe(self, http_parameters: list[str] | None = None) -> dict[str, Any]:
         """JSON Schemas by parameter, for documentation; with an empty schema where nothing is declared."""
@@ -247,9 +270,10 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(function, include_extras=True)
     except Exception as error:  # any name in an annotation may fail in any way
         raise InvalidFunction(
-            getattr(function, "__qualname__", "function"), f"an annotation cannot be read: {error}",
+            getattr(function, "__qualname__", "function"),
+            f"an annotation cannot be read: {error}",
             "Import the annotation's names where the function is defined.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _is_event(annotation: Any) -> bool:
@@ -264,7 +288,11 @@ def _is_model(annotation: Any) -> bool:
         return any(_is_model(item) for item in typing.get_args(annotation))
     if not isinstance(annotation, type):
         return False
-    return hasattr(annotation, "model_fields") or hasattr(annotation, "__dataclass_fields__") or typing.is_typeddict(annotation)
+    return (
+        hasattr(annotation, "model_fields")
+        or hasattr(annotation, "__dataclass_fields__")
+        or typing.is_typeddict(annotation)
+    )
 
 
 def _check_default(function: str, name: str, value: Any) -> None:
@@ -274,9 +302,10 @@ def _check_default(function: str, name: str, value: Any) -> None:
         msgspec.json.encode(value)
     except (TypeError, ValueError, msgspec.MsgspecError):
         raise InvalidFunction(
-            function, f"the default of {name!r} is a {type(value).__name__}, which JSON cannot hold",
+            function,
+            f"the default of {name!r} is a {type(value).__name__}, which JSON cannot hold",
             "Use None as the default and make the value inside the function.",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _body(payload: dict[str, Any], wrong: list[dict[str, str]]) -> Any:
@@ -303,4 +332,6 @@ def _kind(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "a boolean"
-    return {int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}.get(type(value), "a value")
+    return {int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}.get(
+        type(value), "a value"
+    )

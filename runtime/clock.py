@@ -1,7 +1,7 @@
 """Time, handed in: the one place of the engine that asks the operating system what time it is.
 
-Imports nothing. Durations and deadlines use `monotonic`, which no clock change moves; moments that are stored or shown
-use `now`, UTC epoch seconds.
+Imports nothing. Durations and deadlines use `monotonic`, which no clock change moves; moments that are stored
+or shown use `now`, UTC epoch seconds.
 """
 
 import asyncio

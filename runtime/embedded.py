@@ -1,7 +1,8 @@
-"""The embedded node: a whole node in this process, in an event-loop thread of its own, behind the client's interface.
+"""The embedded node: a whole node in this process, in an event-loop thread of its own, behind the client's
+interface.
 
-Imports `node` and the client. Calls cross from the caller's thread to the loop in batches, so that a tight loop of `submit` wakes the
-loop once, not once a call.
+Imports `node` and the client. Calls cross from the caller's thread to the loop in batches, so that a tight
+loop of `submit` wakes the loop once, not once a call.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import urlencode
 
 from headrace.runtime.api.answers import check_json, outcome_error
@@ -18,8 +19,8 @@ from headrace.runtime.client.answer import WaitTimeout
 from headrace.runtime.client.backend import Answer, Stream, SubmitOptions
 from headrace.runtime.client.client import Client
 from headrace.runtime.client.future import InvocationFuture
+from headrace.runtime.code import request_for_app
 from headrace.runtime.errors import HeadraceError, LoadFailed, NodeStopping, PayloadTooLarge, failure
-from headrace.runtime.loading import request_for_app
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Applied, Put
@@ -27,9 +28,6 @@ from headrace.runtime.node import Node, function_defaults
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Ended
 from headrace.runtime.settings import Settings
-
-if TYPE_CHECKING:
-    from headrace.runtime.app import App
 
 T = TypeVar("T")
 
@@ -44,7 +42,8 @@ STOP_GRACE_S = 10.0
 
 
 class EmbeddedNode:
-    """`with app.node() as client:` — entering starts the node and gives its client; leaving stops it, without loss.
+    """`with app.node() as client:` — entering starts the node and gives its client; leaving stops it, without
+    loss.
 
     Made by `App.node`; the functions' own load errors are raised on entry as LoadFailed.
     """
@@ -60,9 +59,15 @@ class EmbeddedNode:
 
     @classmethod
     def of_app(
-        cls, app: "App", *, data: str | Path = "./data", workers: int | None = None, http: bool = False, **settings: Any
+        cls,
+        app: object,
+        *,
+        data: str | Path = "./data",
+        workers: int | None = None,
+        http: bool = False,
+        **settings: Any,
     ) -> "EmbeddedNode":
-        """A node for the app. With `http` it also listens, on a free loopback port unless `port` says which."""
+        """A node for an App. With `http` it also listens, on a free port unless `port` says which."""
         given: dict[str, Any] = {"data": Path(data), "port": 0, **settings}
         if workers is not None:
             given["workers"] = workers
@@ -130,7 +135,9 @@ class EmbeddedNode:
 
 
 class NodeBackend:
-    """A node of this process, behind what a Client needs. Methods are called from any thread but the node's own."""
+    """A node of this process, behind what a Client needs. Methods are called from any thread but the node's
+    own.
+    """
 
     def __init__(self, node: Node, loop: asyncio.AbstractEventLoop) -> None:
         self.url = node.url or "embedded"
@@ -142,7 +149,8 @@ class NodeBackend:
         self._blocked = 0
         self._closed = False
 
-    # ---- hot paths ---------------------------------------------------------------------------------------------------
+    # ---- hot paths
+    # ---------------------------------------------------------------------------------------------------
 
     def invoke(self, name: str, payload: bytes, *, wait: float | None = None) -> bytes:
         """See Backend."""
@@ -193,9 +201,13 @@ class NodeBackend:
                 continue
             try:
                 put = dispatcher.prepare(
-                    name, payload, delay_s=options.delay_s, priority=options.priority,
-                    tags=",".join(options.tags) if options.tags else None, now=now,
-                )  # fmt: skip
+                    name,
+                    payload,
+                    delay_s=options.delay_s,
+                    priority=options.priority,
+                    tags=",".join(options.tags) if options.tags else None,
+                    now=now,
+                )
             except HeadraceError as error:
                 future.failed(error)
                 continue
@@ -222,8 +234,10 @@ class NodeBackend:
 
         dispatcher.submit(puts, done, now=now)
 
-    async def _take_alone(self, name: str, payload: bytes, options: SubmitOptions, future: InvocationFuture) -> None:
-        """An invocation with a large payload or an idempotency key: its acceptance has an answer of its own."""
+    async def _take_alone(
+        self, name: str, payload: bytes, options: SubmitOptions, future: InvocationFuture
+    ) -> None:
+        """An invocation with a large payload or an idempotency key: it is accepted by itself."""
         node, dispatcher = self._node, self._node.dispatcher
         try:
             ref = None
@@ -234,22 +248,32 @@ class NodeBackend:
                 ref = f"s3://headrace-system/payloads/{show_id(node.ids.next())}.json"
                 await node.in_thread(node.objects.put, *parse_object_url(ref), payload)
             put = dispatcher.prepare(
-                name, b"" if ref else payload, payload_ref=ref, delay_s=options.delay_s, priority=options.priority,
-                tags=",".join(options.tags) if options.tags else None, idempotency_key=options.idempotency_key,
-            )  # fmt: skip
+                name,
+                b"" if ref else payload,
+                payload_ref=ref,
+                delay_s=options.delay_s,
+                priority=options.priority,
+                tags=",".join(options.tags) if options.tags else None,
+                idempotency_key=options.idempotency_key,
+            )
             [applied] = await dispatcher.accept([put])
             id = applied.id if applied.id is not None else put.invocation.id
             reporter = _Reporter(future, self)
             dispatcher.watch(id, reporter)
             future.accepted(show_id(id))
             if applied.repeated or put.node is None:
-                for record in await node.services.store.ended([id]):  # it may have ended before it was watched
+                for record in await node.services.store.ended(
+                    [id]
+                ):  # it may have ended before it was watched
                     dispatcher.unwatch(id, reporter)
-                    reporter(Ended(id, record.status, record.result or b"null", record.result_ref, record.error))
+                    reporter(
+                        Ended(id, record.status, record.result or b"null", record.result_ref, record.error)
+                    )
         except HeadraceError as error:
             future.failed(error)
 
-    # ---- everything else: the HTTP API, without HTTP -----------------------------------------------------------------
+    # ---- everything else: the HTTP API, without HTTP
+    # -----------------------------------------------------------------
 
     def request(
         self,
@@ -406,7 +430,9 @@ class _Answered:
     async def _receive(self) -> dict[str, Any]:
         body = self._body
         if self._sent:
-            await asyncio.Event().wait()  # the caller stays until it is answered; the task is cancelled otherwise
+            await (
+                asyncio.Event().wait()
+            )  # the caller stays until it is answered; the task is cancelled otherwise
         if body is None or isinstance(body, bytes):
             self._sent = True
             return {"type": "http.request", "body": body or b"", "more_body": False}
@@ -417,7 +443,9 @@ class _Answered:
     async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
+            self.headers = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]
+            }
             self._started.set()
         elif message.get("body"):
             await self._pieces.put(message["body"])

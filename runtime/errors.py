@@ -2,21 +2,19 @@
 
     HeadraceError
     ├── Invalid                  the caller fixes the call (400, 404, 409, 413, 422)
-    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent, InvalidKey, InvalidBucketName, InvalidObjectUrl
-    │   ├── Unknown: UnknownFunction, UnknownInvocation, UnknownJob, NoSuchBucket, NoSuchObject
-    │   ├── Conflict: PreconditionFailed, IdempotencyMismatch, InProgress, WrongState
-    │   ├── Unauthorized, Forbidden
-    │   └── InvalidSettings, LoadFailed, InvalidFunction
-    ├── Retryable                the caller tries again later (429, 503)
-    │   ├── Throttled, NodeStopping, StorageFull, ReadOnlyStorage, StoreUnavailable, Unreachable
-    │   └── LeaseLost            the runtime tries again elsewhere
-    ├── InvocationFailed         the function's own outcome (500, 504)
-    │   ├── FunctionError, FunctionTimeout, OutOfMemory, WorkerCrashed, UnserialisableResult, Expired, Cancelled
-    │   └── JobFailed
-    └── Unusable                 an operator must act: DataInUse, DataTooNew, DataDamaged, PortInUse
+    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent, InvalidKey, InvalidBucketName,
+    InvalidObjectUrl │   ├── Unknown: UnknownFunction, UnknownInvocation, UnknownJob, NoSuchBucket,
+    NoSuchObject │   ├── Conflict: PreconditionFailed, IdempotencyMismatch, InProgress, WrongState │   ├──
+    Unauthorized, Forbidden │   └── InvalidSettings, LoadFailed, InvalidFunction ├── Retryable
+    the caller tries again later (429, 503) │   ├── Throttled, NodeStopping, StorageFull, ReadOnlyStorage,
+    StoreUnavailable, Unreachable │   └── LeaseLost            the runtime tries again elsewhere ├──
+    InvocationFailed         the function's own outcome (500, 504) │   ├── FunctionError, FunctionTimeout,
+    OutOfMemory, WorkerCrashed, UnserialisableResult, Expired, Cancelled │   └── JobFailed └── Unusable
+    an operator must act: DataInUse, DataTooNew, DataDamaged, PortInUse
 
-Imports nothing. Every class takes its fields as positional arguments, which are its `args`, so that it pickles between
-processes; `code` is stable and part of the API, `hint` says what to do, `http_status` is the answer over HTTP.
+Imports nothing. Every class takes its fields as positional arguments, which are its `args`, so that it
+pickles between processes; `code` is stable and part of the API, `hint` says what to do, `http_status` is the
+answer over HTTP.
 """
 
 from typing import ClassVar
@@ -33,7 +31,8 @@ class HeadraceError(Exception):
         return str(self.args[0]) if self.args else self.code
 
 
-# ---- fix the call ----------------------------------------------------------------------------------------------------
+# ---- fix the call
+# ----------------------------------------------------------------------------------------------------
 
 
 class Invalid(HeadraceError):
@@ -283,7 +282,8 @@ class LoadFailed(Invalid):
         return f"{self.args[0]}:{self.args[1]}: {self.args[2]}"
 
 
-# ---- try again -------------------------------------------------------------------------------------------------------
+# ---- try again
+# -------------------------------------------------------------------------------------------------------
 
 
 class Retryable(HeadraceError):
@@ -368,7 +368,8 @@ class Duplicate(HeadraceError):
     http_status = 409
 
 
-# ---- the function's own outcome --------------------------------------------------------------------------------------
+# ---- the function's own outcome
+# --------------------------------------------------------------------------------------
 
 
 class InvocationFailed(HeadraceError):
@@ -416,7 +417,7 @@ class UnserialisableResult(InvocationFailed):
     """The function returned what JSON cannot hold."""
 
     code = "unserialisable_result"
-    hint = "Return JSON types (finite numbers, text, lists, dicts with text keys), dataclasses or pydantic models."
+    hint = "Return JSON types (finite numbers, text, lists, dicts with text keys), dataclasses or models."
 
 
 class Expired(InvocationFailed):
@@ -446,7 +447,8 @@ class JobFailed(InvocationFailed):
     hint = "`headrace job show ID` names the failed chunks; `headrace job redrive ID` runs them again."
 
 
-# ---- an operator must act --------------------------------------------------------------------------------------------
+# ---- an operator must act
+# --------------------------------------------------------------------------------------------
 
 
 class Unusable(HeadraceError):
@@ -498,10 +500,17 @@ class PortInUse(Unusable):
 BY_CODE: dict[str, type[InvocationFailed]] = {
     kind.code: kind
     for kind in (
-        FunctionError, FunctionTimeout, OutOfMemory, WorkerCrashed, UnserialisableResult, Expired, NodeLost, Cancelled,
+        FunctionError,
+        FunctionTimeout,
+        OutOfMemory,
+        WorkerCrashed,
+        UnserialisableResult,
+        Expired,
+        NodeLost,
+        Cancelled,
         JobFailed,
     )
-}  # fmt: skip
+}
 
 
 def failure(detail: dict[str, object]) -> InvocationFailed:

@@ -1,7 +1,7 @@
 """Loading: the user's files, folders and modules, imported in the process that workers are forked from.
 
-Imports `app` and the floor. One broken file does not stop the others: what is wrong with it becomes a LoadError in the
-manifest, with the file and the line.
+Imports `app` and the floor. One broken file does not stop the others: what is wrong with it becomes a
+LoadError in the manifest, with the file and the line.
 """
 
 import base64
@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 
-from headrace.runtime.app import App, caller_paths
+from headrace.runtime.app import App
+from headrace.runtime.code import CodeRequest, find_module, is_path
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.model.policy import RetryPolicy
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
@@ -36,33 +37,10 @@ class Loaded:
         self.entries = entries
 
 
-class CodeRequest(msgspec.Struct, kw_only=True):
-    """What to load: files, folders or module names, or one app by cloudpickle (base64). `defaults` are settings of functions that
-    do not say their own (`timeout_s`, `memory_bytes`, `max_age_s`)."""
-
-    paths: list[str] = []
-    pickled: str = ""
-    sys_path: list[str] = []
-    defaults: dict[str, Any] = {}
-    allow_code: bool = False
-
-
-def request_for(paths: list[str], *, defaults: Mapping[str, Any] | None = None) -> bytes:
-    """The loader's argument for files, folders and modules."""
-    shown = [str(Path(path).absolute()) if _is_path(path) else path for path in paths]
-    return msgspec.json.encode(CodeRequest(paths=shown, sys_path=caller_paths(), defaults=dict(defaults or {})))
-
-
-def request_for_app(app: App, *, defaults: Mapping[str, Any] | None = None) -> bytes:
-    """The loader's argument for an app of this process: its functions travel by cloudpickle."""
-    import cloudpickle
-
-    blob = base64.b64encode(cloudpickle.dumps(app)).decode()
-    return msgspec.json.encode(CodeRequest(pickled=blob, sys_path=caller_paths(), defaults=dict(defaults or {})))
-
-
 def load(argument: bytes) -> Loaded:
-    """Import what `argument` (from `request_for` or `request_for_app`) names. Never raises for what user code does."""
+    """Import what `argument` (from `request_for` or `request_for_app`) names. Never raises for what user code
+    does.
+    """
     wanted = msgspec.json.decode(argument, type=CodeRequest)
     for entry in wanted.sys_path:
         if entry not in sys.path:
@@ -91,11 +69,12 @@ def load(argument: bytes) -> Loaded:
                 other = specs[name]
                 errors.append(
                     LoadError(
-                        file=spec.file or file, line=spec.line,
+                        file=spec.file or file,
+                        line=spec.line,
                         message=f"the name {name} is taken by {other.file}:{other.line}",
                         hint="Give one of the two apps, or one of the functions, another name.",
                     )
-                )  # fmt: skip
+                )
                 continue
             specs[name] = _with_defaults(spec, wanted.defaults)
             entries[name] = declared.entry
@@ -114,33 +93,6 @@ def load(argument: bytes) -> Loaded:
     )
 
 
-def watched_folders(paths: list[str]) -> list[Path]:
-    """The folders whose files make up the code, for reloading on save."""
-    folders = set()
-    for path in paths:
-        place = Path(path)
-        if place.is_dir():
-            folders.add(place.absolute())
-        elif place.is_file():
-            folders.add(place.absolute().parent)
-        else:
-            spec = _find(path)
-            if spec is not None and spec.origin:
-                folders.add(Path(spec.origin).absolute().parent)
-    return sorted(folders)
-
-
-def _is_path(text: str) -> bool:
-    return text.endswith(".py") or os.sep in text or Path(text).exists()
-
-
-def _find(module: str) -> Any:
-    try:
-        return importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
-        return None
-
-
 def _files(path: str, errors: list[LoadError]) -> Iterator[str]:
     place = Path(path)
     if place.is_dir():
@@ -154,20 +106,28 @@ def _files(path: str, errors: list[LoadError]) -> Iterator[str]:
                     found = True
                     yield str(Path(folder) / file)
         if not found:
-            errors.append(LoadError(file=path, line=0, message="holds no Python files", hint="Put your functions there."))
+            errors.append(
+                LoadError(
+                    file=path, line=0, message="holds no Python files", hint="Put your functions there."
+                )
+            )
     elif place.is_file():
         if str(place.parent) not in sys.path:
             sys.path.insert(0, str(place.parent))
         yield str(place)
-    elif _is_path(path):
-        errors.append(LoadError(file=path, line=0, message="does not exist", hint="Check the path's spelling."))
-    elif _find(path) is None:
+    elif is_path(path):
+        errors.append(
+            LoadError(file=path, line=0, message="does not exist", hint="Check the path's spelling.")
+        )
+    elif find_module(path) is None:
         errors.append(
             LoadError(
-                file=path, line=0, message="is neither a file, a folder nor a module that can be imported",
+                file=path,
+                line=0,
+                message="is neither a file, a folder nor a module that can be imported",
                 hint="Check its spelling, and that it is installed in this environment.",
             )
-        )  # fmt: skip
+        )
     else:
         yield path
 
@@ -176,7 +136,7 @@ def _content(file: str) -> bytes:
     place = Path(file)
     if place.is_file():
         return file.encode() + b"\0" + place.read_bytes() + b"\0"
-    spec = _find(file)
+    spec = find_module(file)
     origin = Path(spec.origin) if spec is not None and spec.origin else None
     return file.encode() + (origin.read_bytes() if origin is not None and origin.is_file() else b"")
 
@@ -229,7 +189,12 @@ def _load_error(error: BaseException, file: str, hint: str) -> LoadError:
     line = 0
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno or 0
-        return LoadError(file=file, line=line, message=f"{type(error).__name__}: {error.msg}", hint="Mend the syntax and save.")
+        return LoadError(
+            file=file,
+            line=line,
+            message=f"{type(error).__name__}: {error.msg}",
+            hint="Mend the syntax and save.",
+        )
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == file:
             line = frame.lineno or 0
@@ -239,7 +204,11 @@ def _load_error(error: BaseException, file: str, hint: str) -> LoadError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.split(".")[0]
         near = difflib.get_close_matches(top, sys.stdlib_module_names, 1)
-        hint = f"Install {top} in this environment." if not near else f"Install {top}, or did you mean {near[0]}?"
+        hint = (
+            f"Install {top} in this environment."
+            if not near
+            else f"Install {top}, or did you mean {near[0]}?"
+        )
     return LoadError(file=file, line=line, message=message, hint=hint)
 
 
@@ -260,10 +229,14 @@ def _check_destinations(specs: dict[str, FunctionSpec], errors: list[LoadError])
                 near = difflib.get_close_matches(target, specs, 1)
                 errors.append(
                     LoadError(
-                        file=spec.file, line=spec.line, message=f"{name}: {setting} names {target!r}, which is no function",
-                        hint=f"Did you mean {near[0]}?" if near else "Give the full name of a function, APP.NAME.",
+                        file=spec.file,
+                        line=spec.line,
+                        message=f"{name}: {setting} names {target!r}, which is no function",
+                        hint=f"Did you mean {near[0]}?"
+                        if near
+                        else "Give the full name of a function, APP.NAME.",
                     )
-                )  # fmt: skip
+                )
                 spec = msgspec.structs.replace(spec, **{setting: None})
         out[name] = spec
     return out
@@ -272,7 +245,9 @@ def _check_destinations(specs: dict[str, FunctionSpec], errors: list[LoadError])
 def _add_builtin(specs: dict[str, FunctionSpec], entries: dict[str, Callable[[Any, Any], Any]]) -> None:
     """`headrace.call`: runs a function that a caller with the `code` scope sent by cloudpickle."""
     name = "headrace.call"
-    specs[name] = FunctionSpec(name=name, module="headrace", file="", line=0, doc="Run a function sent by cloudpickle.")
+    specs[name] = FunctionSpec(
+        name=name, module="headrace", file="", line=0, doc="Run a function sent by cloudpickle."
+    )
 
     def call(payload: Any, context: Any) -> Any:
         from headrace.runtime.jobs.call import call_pickled
@@ -286,4 +261,8 @@ def _digest_environment(digest: Any) -> None:
     digest.update(sys.version.encode())
     for folder in sorted({entry for entry in sys.path if entry.endswith("site-packages")}):
         if os.path.isdir(folder):
-            digest.update("\n".join(sorted(n for n in os.listdir(folder) if n.endswith((".dist-info", ".egg-info")))).encode())
+            digest.update(
+                "\n".join(
+                    sorted(n for n in os.listdir(folder) if n.endswith((".dist-info", ".egg-info")))
+                ).encode()
+            )

@@ -23,6 +23,7 @@ import msgspec
 import structlog
 
 from headrace.runtime.clock import Clock, SystemClock
+from headrace.runtime.code import request_for, watched_folders
 from headrace.runtime.errors import (
     HeadraceError,
     InvalidFunction,
@@ -32,7 +33,6 @@ from headrace.runtime.errors import (
     StorageFull,
 )
 from headrace.runtime.jobs.coordinator import Coordinator
-from headrace.runtime.loading import request_for, watched_folders
 from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, show_id
 from headrace.runtime.model.invocation import Outcome
@@ -102,13 +102,14 @@ class Node:
         self._chance = random.Random(secrets.randbits(64))
         self._unready: str | None = "starting"
 
-    # ---- life --------------------------------------------------------------------------------------------------------
+    # ---- life
+    # --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the data, load the code, start the workers, the triggers and the server.
 
-        Raises: DataInUse, DataTooNew, DataDamaged, ReadOnlyStorage, PortInUse, InvalidSettings. Load errors are in
-        `manifest`, and do not keep the node from starting.
+        Raises: DataInUse, DataTooNew, DataDamaged, ReadOnlyStorage, PortInUse, InvalidSettings. Load errors
+        are in `manifest`, and do not keep the node from starting.
         """
         settings = self.settings
         listener = _bind(settings.host, settings.port) if self._listen else None
@@ -142,13 +143,24 @@ class Node:
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
         self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
         self.dispatcher = Dispatcher(
-            store, node=self.id, ids=self.ids, clock=self.clock, chance=self._chance, on_output=self._on_output,
-            on_error=self._report, sync_wait_s=settings.sync_wait_s,
-        )  # fmt: skip
-        self.coordinator = Coordinator(
-            store, self.dispatcher, objects=self.objects, ids=self.ids, clock=self.clock, in_thread=self.in_thread,
+            store,
+            node=self.id,
+            ids=self.ids,
+            clock=self.clock,
+            chance=self._chance,
+            on_output=self._on_output,
             on_error=self._report,
-        )  # fmt: skip
+            sync_wait_s=settings.sync_wait_s,
+        )
+        self.coordinator = Coordinator(
+            store,
+            self.dispatcher,
+            objects=self.objects,
+            ids=self.ids,
+            clock=self.clock,
+            in_thread=self.in_thread,
+            on_error=self._report,
+        )
         self.dispatcher.jobs = self.coordinator
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
@@ -169,7 +181,9 @@ class Node:
         self._unready = None
 
     async def stop(self, *, grace_s: float | None = None) -> None:
-        """Stop claiming, let what runs end for `grace_s` (default the setting `drain_s`), hand back the rest. Twice is harmless."""
+        """Stop claiming, let what runs end for `grace_s` (default the setting `drain_s`), hand back the rest.
+        Twice is harmless.
+        """
         self._unready = "stopping"
         self.stopping.set()
         grace = self.settings.drain_s if grace_s is None else grace_s
@@ -214,7 +228,8 @@ class Node:
         """A blocking call in the node's bounded pool of threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
-    # ---- code --------------------------------------------------------------------------------------------------------
+    # ---- code
+    # --------------------------------------------------------------------------------------------------------
 
     def _new_pool(self) -> LocalPool:
         settings = self.settings
@@ -230,7 +245,10 @@ class Node:
             scratch_root=settings.data / "tmp",
             clock=self.clock,
             config=WorkerConfig(
-                objects=objects, url=self.url or None, token=self.secret, client_factory=CLIENT if self.url else None
+                objects=objects,
+                url=self.url or None,
+                token=self.secret,
+                client_factory=CLIENT if self.url else None,
             ),
             kill_grace_s=settings.kill_grace_s,
             recycle_after=settings.recycle_after,
@@ -312,13 +330,16 @@ class Node:
         place = f"{fault.file}:{fault.line}" if fault.line else fault.file
         _log.error(f"{place}: {fault.message}", hint=fault.hint)
 
-    # ---- triggers ----------------------------------------------------------------------------------------------------
+    # ---- triggers
+    # ----------------------------------------------------------------------------------------------------
 
     def _trigger(self, spec: FunctionSpec, kind: str, fields: dict[str, Any]) -> Trigger | None:
         try:
             return _trigger_class(kind).from_fields(fields)  # type: ignore[no-any-return]
         except HeadraceError as error:
-            self._report("a trigger cannot be used", {"function": spec.name, "kind": kind, "error": str(error)})
+            self._report(
+                "a trigger cannot be used", {"function": spec.name, "kind": kind, "error": str(error)}
+            )
             return None
 
     async def _start_triggers(self) -> None:
@@ -336,7 +357,10 @@ class Node:
                     await source.start()
                     self._sources.append(source)
                 except HeadraceError as error:
-                    self._report("a trigger could not start", {"function": spec.name, "kind": given.kind, "error": str(error)})
+                    self._report(
+                        "a trigger could not start",
+                        {"function": spec.name, "kind": given.kind, "error": str(error)},
+                    )
 
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
@@ -344,7 +368,9 @@ class Node:
             await source.stop()
         await self._start_triggers()
 
-    def _trigger_context(self, spec: FunctionSpec, kind: str, fields: dict[str, Any], index: int) -> TriggerContext:
+    def _trigger_context(
+        self, spec: FunctionSpec, kind: str, fields: dict[str, Any], index: int
+    ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
             name=f"{spec.name}/{kind}/{fields.get('name') or index}",
@@ -373,24 +399,35 @@ class Node:
         if spec.job is not None:
             return [
                 await self.coordinator.submit(
-                    spec.name, _job_input(spec, event), before=writes if at == 0 else (), version=self.manifest.version
+                    spec.name,
+                    _job_input(spec, event),
+                    before=writes if at == 0 else (),
+                    version=self.manifest.version,
                 )
                 for at, event in enumerate(events)
             ]
-        puts = [self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events]
+        puts = [
+            self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
+        ]
         await self.dispatcher.accept(puts, before=writes)
         return [show_id(put.invocation.id) for put in puts]
 
-    # ---- the API -----------------------------------------------------------------------------------------------------
+    # ---- the API
+    # -----------------------------------------------------------------------------------------------------
 
     def _tokens(self) -> list[Any]:
-        """The configured tokens, or the one in DATA/token, which the first start writes; and one for this process's own."""
+        """The configured tokens, or the one in DATA/token, which the first start writes; and one for this
+        process's own.
+        """
         from headrace.runtime.api.access import SCOPES, Token
 
         self.secret = secrets.token_urlsafe(24)
         own = Token("node", self.secret, SCOPES)
         if self.settings.tokens:
-            return [own, *(Token(t.name, t.secret.get_secret_value(), t.scopes) for t in self.settings.tokens)]
+            return [
+                own,
+                *(Token(t.name, t.secret.get_secret_value(), t.scopes) for t in self.settings.tokens),
+            ]
         path = self.settings.data / "token"
         try:
             if not path.exists():
@@ -423,7 +460,9 @@ class Node:
             ready=lambda: self._unready,
             health=self._health,
             report=self._report,
-            limits=Limits(sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async),
+            limits=Limits(
+                sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
+            ),
             new_request_id=lambda: show_id(self.ids.next()),
         )
         self.application = Application(self.services)
@@ -432,9 +471,17 @@ class Node:
         import uvicorn
 
         config = uvicorn.Config(
-            self.application, log_config=None, access_log=False, lifespan="off", server_header=False,
-            timeout_graceful_shutdown=5, loop="none", http="httptools", ws="none", h11_max_incomplete_event_size=65536,
-        )  # fmt: skip
+            self.application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            loop="none",
+            http="httptools",
+            ws="none",
+            h11_max_incomplete_event_size=65536,
+        )
         self._server = _Server(config)
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
 
@@ -461,7 +508,8 @@ class Node:
         temporary.write_bytes(msgspec.json.encode(facts))
         temporary.replace(path)
 
-    # ---- upkeep ------------------------------------------------------------------------------------------------------
+    # ---- upkeep
+    # ------------------------------------------------------------------------------------------------------
 
     def _on_output(self, spec: FunctionSpec, id: int, attempt: int, outcome: Outcome, now: float) -> None:
         self.logs.append(id, attempt, spec.name, now, outcome.output, outcome.output_bytes, outcome.kind)
@@ -496,9 +544,11 @@ class Node:
             now = self.clock.now()
             try:
                 while refs := await self._store.expire(
-                    succeeded_before=now - kept.succeeded_s, dead_before=now - kept.dead_s, keep=kept.succeeded_rows,
+                    succeeded_before=now - kept.succeeded_s,
+                    dead_before=now - kept.dead_s,
+                    keep=kept.succeeded_rows,
                     limit=2000,
-                ):  # fmt: skip
+                ):
                     for ref in refs:
                         await self.in_thread(self.objects.delete, *parse_object_url(ref))
                 await self.in_thread(self.logs.expire, before=now - kept.logs_s, bytes_max=kept.logs_bytes)
@@ -519,14 +569,15 @@ class Node:
             self._report("the node's upkeep failed", {"error": f"{type(error).__name__}: {error}"})
 
 
-# ---- serving ---------------------------------------------------------------------------------------------------------
+# ---- serving
+# ---------------------------------------------------------------------------------------------------------
 
 
 def serve(settings: Settings, paths: list[str], *, dev: bool = False) -> int:
     """Run a node until SIGTERM or SIGINT; a second signal ends it without waiting. Returns the exit code.
 
-    `paths` are files, folders or modules of functions. With `dev` the code is reloaded when a file is saved, and what functions
-    print is shown as it comes. Raises what `Node.start` does.
+    `paths` are files, folders or modules of functions. With `dev` the code is reloaded when a file is saved,
+    and what functions print is shown as it comes. Raises what `Node.start` does.
     """
     _configure_log(settings, dev=dev)
     work = _run(settings, paths, dev=dev)
@@ -647,7 +698,7 @@ def _server_class() -> type[Any]:
     return Server
 
 
-def _Server(config: Any) -> Any:  # noqa: N802 - a class that is made when uvicorn is first needed
+def _Server(config: Any) -> Any:
     return _server_class()(config)
 
 
@@ -663,7 +714,9 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno in (98, 48):
             raise PortInUse(host, port) from None
-        raise InvalidSettings(f"cannot listen on {host}:{port}: {error.strerror}", "Check --host and --port.") from None
+        raise InvalidSettings(
+            f"cannot listen on {host}:{port}: {error.strerror}", "Check --host and --port."
+        ) from None
     listener.setblocking(False)
     return listener
 
@@ -692,7 +745,9 @@ def _trigger_class(kind: str) -> Any:
         for entry in importlib.metadata.entry_points(group="headrace.triggers", name=kind):
             found = _trigger_classes[kind] = entry.load()
         if found is None:
-            raise InvalidFunction(f"trigger {kind!r}", "is not installed", "Install the package that provides it.")
+            raise InvalidFunction(
+                f"trigger {kind!r}", "is not installed", "Install the package that provides it."
+            )
     return found
 
 
@@ -721,7 +776,9 @@ def _configure_log(settings: Settings, *, dev: bool) -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
     ]
     processors.append(
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event=0) if human else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event=0)
+        if human
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=processors,
@@ -729,5 +786,3 @@ def _configure_log(settings: Settings, *, dev: bool) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-
-

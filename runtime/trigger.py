@@ -1,7 +1,8 @@
 """The trigger protocol: what an event source is to the engine, and what the engine gives it.
 
-Imports the floor and the object store's protocol only. Everything that the built-in triggers do goes through here, so that
-a third party's trigger, found by its entry point in the group `headrace.triggers`, can do all that they do.
+Imports the floor and the object store's protocol only. Everything that the built-in triggers do goes through
+here, so that a third party's trigger, found by its entry point in the group `headrace.triggers`, can do all
+that they do.
 """
 
 import random
@@ -29,7 +30,9 @@ class LedgerEntry(Protocol):
 class TriggerState(Protocol):
     """What a trigger may ask of the store; its writes go through `TriggerContext.accept`."""
 
-    async def ledger(self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000) -> Sequence[LedgerEntry]:
+    async def ledger(
+        self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000
+    ) -> Sequence[LedgerEntry]:
         """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
 
     async def cursor(self, name: str) -> str | None:
@@ -62,7 +65,8 @@ class HttpAnswer(msgspec.Struct, gc=False):
 
 
 class Route(Protocol):
-    """A route that a trigger contributes: the engine serves it, the trigger says what event a call is, and what it answers.
+    """A route that a trigger contributes: the engine serves it, the trigger says what event a call is, and
+    what it answers.
 
     `path` may hold `{name}` parameters. With `asynchronous` the call is accepted durably and answered 202.
     """
@@ -81,10 +85,10 @@ class Route(Protocol):
 class TriggerContext(msgspec.Struct, kw_only=True):
     """What the engine gives to one trigger of one function.
 
-    `name` identifies the trigger for its ledger and schedules and stays the same over restarts. `accept` records events and the
-    trigger's own writes in one atomic step and returns the invocation ids (or job ids); it raises Duplicate when the ledger
-    already knew the happening, and Throttled when the function's queue is full: hold back and try again later. `id_at` gives an
-    id for an event that has to hold its own.
+    `name` identifies the trigger for its ledger and schedules and stays the same over restarts. `accept`
+    records events and the trigger's own writes in one atomic step and returns the invocation ids (or job
+    ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
+    queue is full: hold back and try again later. `id_at` gives an id for an event that has to hold its own.
     """
 
     name: str
@@ -101,7 +105,9 @@ class TriggerContext(msgspec.Struct, kw_only=True):
 
 
 class Source(Protocol):
-    """What watches: started with the node, stopped with it. `stop` returns when all is quiet; twice is harmless."""
+    """What watches: started with the node, stopped with it. `stop` returns when all is quiet; twice is
+    harmless.
+    """
 
     async def start(self) -> None: ...
 
@@ -111,8 +117,8 @@ class Source(Protocol):
 class Trigger(Protocol):
     """A trigger as a user declares it: a value that travels as its fields.
 
-    `source` builds what watches, or returns None when the trigger only contributes routes. Raises InvalidFunction at
-    declaration when its fields are wrong.
+    `source` builds what watches, or returns None when the trigger only contributes routes. Raises
+    InvalidFunction at declaration when its fields are wrong.
     """
 
     kind: ClassVar[str]

@@ -1,6 +1,7 @@
 """Who may call: tokens with scopes, and the checks of Host and Origin that keep web pages out.
 
-Imports the floor only. Tokens are compared by their SHA-256, so that the comparison takes the same time whatever was sent.
+Imports the floor only. Tokens are compared by their SHA-256, so that the comparison takes the same time
+whatever was sent.
 """
 
 import hashlib
@@ -77,4 +78,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-

@@ -33,7 +33,10 @@ JSON_TYPE = (b"content-type", b"application/json")
 
 async def send(reply: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
     """Answer with a whole body."""
-    out: Headers = [(b"content-length", str(len(body)).encode()), *(headers if headers is not None else [JSON_TYPE])]
+    out: Headers = [
+        (b"content-length", str(len(body)).encode()),
+        *(headers if headers is not None else [JSON_TYPE]),
+    ]
     await reply({"type": "http.response.start", "status": status, "headers": out})
     await reply({"type": "http.response.body", "body": body})
 

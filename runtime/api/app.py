@@ -64,7 +64,9 @@ class Application:
                 if action in ("invoke", "invoke-many"):
                     kind = header(scope, b"content-type")
                     if kind is not None and "json" not in kind:
-                        raise BadRequest("the content type is not JSON", "Send content-type: application/json.")
+                        raise BadRequest(
+                            "the content type is not JSON", "Send content-type: application/json."
+                        )
                     token = services.access.check(header(scope, b"authorization"), "invoke")
                     if name == "headrace.call" and "admin" not in token.scopes:
                         services.access.check(header(scope, b"authorization"), "code")

@@ -50,7 +50,8 @@ class Calls:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    # ---- users' routes -----------------------------------------------------------------------------------------------
+    # ---- users' routes
+    # -----------------------------------------------------------------------------------------------
 
     async def route(
         self, endpoint: Endpoint, parameters: dict[str, str], scope: Scope, receive: Receive, reply: Send
@@ -93,7 +94,8 @@ class Calls:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         await send(reply, answer.status, b"" if scope["method"] == "HEAD" else answer.body, headers)
 
-    # ---- direct calls ------------------------------------------------------------------------------------------------
+    # ---- direct calls
+    # ------------------------------------------------------------------------------------------------
 
     async def invoke(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
         """`POST /v1/functions/{name}/invoke`: now, or with `?mode=async` durably."""
@@ -106,7 +108,9 @@ class Calls:
                 self._check_plain(function)
                 key = header(scope, b"idempotency-key")
                 id = await self.enqueue(function, body, idempotency_key=key, **options)
-                await send_json(reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())])
+                await send_json(
+                    reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())]
+                )
                 return
         body = check_json(await read_body(receive, scope, services.limits.sync_body_bytes))
         self._check_plain(function)
@@ -139,7 +143,9 @@ class Calls:
         for payload in payloads:
             ref = await self._offload(payload)
             puts.append(
-                dispatcher.prepare(function, b"" if ref else bytes(payload), payload_ref=ref, now=now, **options)
+                dispatcher.prepare(
+                    function, b"" if ref else bytes(payload), payload_ref=ref, now=now, **options
+                )
             )
         applied = await dispatcher.accept(puts) if puts else []
         ids = [show_id(answer.id or put.invocation.id) for put, answer in zip(puts, applied, strict=True)]
@@ -153,10 +159,12 @@ class Calls:
         return show_id(applied.id if applied.id is not None else put.invocation.id)
 
     async def wait(self, body: bytes) -> dict[str, Any]:
-        """`POST /v1/invocations/wait`: those of the given invocations that have ended, waiting until one has."""
+        """`POST /v1/invocations/wait`: those of the invocations that have ended; waits until one has."""
         asked = msgspec.json.decode(body, type=_Wait)
         if len(asked.ids) > MANY_MAX:
-            raise BadRequest(f"{len(asked.ids):,} ids are asked for", f"Ask for at most {MANY_MAX:,} at once.")
+            raise BadRequest(
+                f"{len(asked.ids):,} ids are asked for", f"Ask for at most {MANY_MAX:,} at once."
+            )
         services, dispatcher = self._services, self._services.dispatcher
         numbers = {}
         for text in asked.ids:
@@ -178,7 +186,9 @@ class Calls:
                     async with asyncio.timeout(min(asked.wait_s, services.limits.wait_s)):
                         await woken.wait()
                         if len(numbers) > 1:
-                            await services.clock.sleep(0.01)  # more are about to end: one answer for all of them
+                            await services.clock.sleep(
+                                0.01
+                            )  # more are about to end: one answer for all of them
                 except TimeoutError:
                     return {"ended": [], "pending": asked.ids}
                 found = await services.store.ended(list(numbers))
@@ -213,7 +223,8 @@ class Calls:
         finally:
             services.dispatcher.unwatch(id, ended)
 
-    # ---- inside ------------------------------------------------------------------------------------------------------
+    # ---- inside
+    # ------------------------------------------------------------------------------------------------------
 
     async def _durably(self, function: str, payload: bytes, key: str, reply: Send) -> None:
         """A synchronous call with an idempotency key: accepted like any other, then waited for."""
@@ -224,7 +235,9 @@ class Calls:
             raise InProgress(id)
         if record.status is Status.SUCCEEDED:
             value = await self._value(record.result or b"null", record.result_ref)
-            await send(reply, 200, value, [(b"content-type", b"application/json"), (_INVOCATION_ID, id.encode())])
+            await send(
+                reply, 200, value, [(b"content-type", b"application/json"), (_INVOCATION_ID, id.encode())]
+            )
             return
         await send_error(reply, failure(record.error or {"code": "cancelled"}), invocation_id=id)
 
@@ -322,7 +335,6 @@ def job_input(value: Any) -> dict[str, Any]:
     if isinstance(value, dict) and ("object" in value or "items" in value):
         return value
     raise BadRequest("the job's input is missing", 'Send {"input": "s3://BUCKET/KEY"} or {"input": [items]}.')
-
 
 
 def _route_input(body: bytes) -> dict[str, Any]:

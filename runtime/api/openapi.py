@@ -31,13 +31,15 @@ def describe(manifest: Manifest, routes: RouteTable) -> dict[str, Any]:
             schema = _lift(item["schema"], definitions)
             if name in endpoint.names:
                 parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
-            elif name == "body" or (len(spec.parameters) == 1 and "properties" in schema or "$ref" in schema):
+            elif name == "body" or "$ref" in schema or (len(spec.parameters) == 1 and "properties" in schema):
                 operation["requestBody"] = {
                     "required": item["required"],
                     "content": {"application/json": {"schema": schema}},
                 }
             else:
-                parameters.append({"name": name, "in": "query", "required": item["required"], "schema": schema})
+                parameters.append(
+                    {"name": name, "in": "query", "required": item["required"], "schema": schema}
+                )
         if parameters:
             operation["parameters"] = parameters
         if endpoint.route.asynchronous or endpoint.is_job:

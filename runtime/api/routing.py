@@ -1,7 +1,7 @@
 """Routes of users: which function answers a method and a path.
 
-Imports the trigger protocol. Exact paths are one dictionary look-up; paths with parameters are tried in order, the ones with more
-fixed text first.
+Imports the trigger protocol. Exact paths are one dictionary look-up; paths with parameters are tried in
+order, the ones with more fixed text first.
 """
 
 import re
@@ -45,9 +45,10 @@ class RouteTable:
             if shape in shapes:
                 other = shapes[shape].function
                 raise InvalidFunction(
-                    endpoint.function, f"{endpoint.route.method} {endpoint.route.path} is already served by {other}",
+                    endpoint.function,
+                    f"{endpoint.route.method} {endpoint.route.path} is already served by {other}",
                     "Give one of them another path.",
-                )  # fmt: skip
+                )
             shapes[shape] = endpoint
             if endpoint.names:
                 self._patterns.append(endpoint)
@@ -57,7 +58,8 @@ class RouteTable:
         self.endpoints = list(shapes.values())
 
     def find(self, method: str, path: str, raw_path: str) -> tuple[Endpoint | None, dict[str, str], set[str]]:
-        """The endpoint, its path's parameters, and the methods that the path would take where the method does not fit.
+        """The endpoint, its path's parameters, and the methods that the path would take where the method does
+        not fit.
 
         `raw_path` is the path as it was sent, percent-encoded: a parameter's value may hold an encoded slash.
         """

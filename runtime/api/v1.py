@@ -103,16 +103,20 @@ class Api:
 
         return Route(path, checked, methods=[method])
 
-    # ---- invocations -------------------------------------------------------------------------------------------------
+    # ---- invocations
+    # -------------------------------------------------------------------------------------------------
 
     async def invocations(self, request: Request) -> Response:
         query = request.query_params
         status = _status(query.get("status"))
         limit = _limit(query.get("limit"))
         records = await self._services.store.find(
-            function=query.get("function"), status=status, tag=query.get("tag"), before=_cursor(query.get("cursor")),
+            function=query.get("function"),
+            status=status,
+            tag=query.get("tag"),
+            before=_cursor(query.get("cursor")),
             limit=limit,
-        )  # fmt: skip
+        )
         return answer(self._page(records, limit))
 
     async def invocation(self, request: Request) -> Response:
@@ -167,9 +171,14 @@ class Api:
         running = services.dispatcher.output(id)
         if running:
             shown.append(
-                {"attempt": len(shown) + 1, "at": services.clock.now(), "outcome": "running",
-                 "text": running.decode("utf-8", "replace"), "bytes": len(running)}
-            )  # fmt: skip
+                {
+                    "attempt": len(shown) + 1,
+                    "at": services.clock.now(),
+                    "outcome": "running",
+                    "text": running.decode("utf-8", "replace"),
+                    "bytes": len(running),
+                }
+            )
         if not shown and await services.store.get(id) is None:
             raise UnknownInvocation(text)
         return answer({"entries": shown})
@@ -204,7 +213,8 @@ class Api:
         ]
         return answer({"entries": shown, "next": str(position)})
 
-    # ---- functions ---------------------------------------------------------------------------------------------------
+    # ---- functions
+    # ---------------------------------------------------------------------------------------------------
 
     async def stats(self, request: Request) -> Response:
         return answer(await self.books())
@@ -221,7 +231,15 @@ class Api:
             found = counters.get(name)
             entry = {
                 key: getattr(found, key) if found is not None else 0
-                for key in ("accepted", "waiting", "running", "succeeded", "dead", "cancelled", "deduplicated")
+                for key in (
+                    "accepted",
+                    "waiting",
+                    "running",
+                    "succeeded",
+                    "dead",
+                    "cancelled",
+                    "deduplicated",
+                )
             }
             # A short claim is not written: what the pool holds of the waiting ones is running.
             unwritten = min(max(running.get(name, 0) - entry["running"], 0), entry["waiting"])
@@ -229,11 +247,20 @@ class Api:
             entry["running"] += unwritten
             entry["throttled"] = services.dispatcher.throttled.get(name, 0)
             oldest = found.oldest_accepted_at if found is not None else None
-            entry["oldest_waiting_s"] = max(now - oldest, 0.0) if oldest is not None and entry["waiting"] else 0.0
+            entry["oldest_waiting_s"] = (
+                max(now - oldest, 0.0) if oldest is not None and entry["waiting"] else 0.0
+            )
             sync = services.dispatcher.sync.get(name)
-            entry["sync"] = msgspec.to_builtins(sync) if sync is not None else {
-                "invoked": 0, "succeeded": 0, "failed": 0, "throttled": 0,
-            }  # fmt: skip
+            entry["sync"] = (
+                msgspec.to_builtins(sync)
+                if sync is not None
+                else {
+                    "invoked": 0,
+                    "succeeded": 0,
+                    "failed": 0,
+                    "throttled": 0,
+                }
+            )
             functions[name] = entry
         total: dict[str, Any] = {}
         for entry in functions.values():
@@ -255,7 +282,9 @@ class Api:
             {
                 "version": manifest.version,
                 "functions": [
-                    _shown_spec(spec, paused) for spec in manifest.functions if not spec.name.startswith("headrace.")
+                    _shown_spec(spec, paused)
+                    for spec in manifest.functions
+                    if not spec.name.startswith("headrace.")
                 ],
                 "errors": msgspec.to_builtins(manifest.errors),
             }
@@ -277,15 +306,19 @@ class Api:
         await self._services.dispatcher.pause(request.path_params["name"], paused=False)
         return answer({"function": request.path_params["name"], "paused": False})
 
-    # ---- dead letters ------------------------------------------------------------------------------------------------
+    # ---- dead letters
+    # ------------------------------------------------------------------------------------------------
 
     async def dead_letters(self, request: Request) -> Response:
         query = request.query_params
         limit = _limit(query.get("limit"))
         records = await self._services.store.find(
-            function=query.get("function"), status=Status.DEAD, tag=query.get("tag"),
-            before=_cursor(query.get("cursor")), limit=limit,
-        )  # fmt: skip
+            function=query.get("function"),
+            status=Status.DEAD,
+            tag=query.get("tag"),
+            before=_cursor(query.get("cursor")),
+            limit=limit,
+        )
         page = self._page(records, limit)
         for shown, record in zip(page["items"], records, strict=True):
             shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
@@ -318,7 +351,9 @@ class Api:
                 break
             before = records[-1].invocation.id
             for record in records:
-                if record.invocation.job is not None or (wanted and show_id(record.invocation.id) not in wanted):
+                if record.invocation.job is not None or (
+                    wanted and show_id(record.invocation.id) not in wanted
+                ):
                     continue
                 if done < limit:
                     await self._redrive(record)
@@ -329,9 +364,10 @@ class Api:
         services, invocation = self._services, record.invocation
         if invocation.job is not None:
             raise WrongState(
-                f"invocation {show_id(invocation.id)}", "a chunk of a job",
+                f"invocation {show_id(invocation.id)}",
+                "a chunk of a job",
                 f"be redriven alone; use `headrace job redrive {show_id(invocation.job)}`",
-            )  # fmt: skip
+            )
         spec = services.dispatcher.spec(invocation.function)
         now = services.clock.now()
         [applied] = await services.store.apply([Redrive(invocation.id, now, now + spec.max_age_s)], now=now)
@@ -339,23 +375,30 @@ class Api:
             raise applied.refused
         services.dispatcher.wake(invocation.flow, invocation.function)
 
-    # ---- jobs --------------------------------------------------------------------------------------------------------
+    # ---- jobs
+    # --------------------------------------------------------------------------------------------------------
 
     async def submit_job(self, request: Request) -> Response:
         body = await _body(request, 16 * self._services.limits.async_body_bytes)
         try:
             asked = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest(f"the body is not JSON: {error}", 'Send {"function": NAME, "input": …}.') from None
+            raise BadRequest(
+                f"the body is not JSON: {error}", 'Send {"function": NAME, "input": …}.'
+            ) from None
         if not isinstance(asked, dict) or not isinstance(asked.get("function"), str):
-            raise BadRequest("the function is missing", 'Send {"function": NAME, "input": "s3://BUCKET/KEY"}.')
+            raise BadRequest(
+                "the function is missing", 'Send {"function": NAME, "input": "s3://BUCKET/KEY"}.'
+            )
         unknown = set(asked) - {"function", "input", "tags"}
         if unknown:
             raise BadRequest(f"there is no option {sorted(unknown)[0]!r}", "Known: function, input, tags.")
         id = await self._services.coordinator.submit(
-            asked["function"], job_input(asked.get("input")), tags=asked.get("tags"),
+            asked["function"],
+            job_input(asked.get("input")),
+            tags=asked.get("tags"),
             version=self._services.manifest.version,
-        )  # fmt: skip
+        )
         return answer({"job_id": id}, 202)
 
     async def jobs(self, request: Request) -> Response:
@@ -383,9 +426,12 @@ class Api:
         limit = _limit(query.get("limit"))
         cursor = query.get("cursor")
         parts = await self._services.store.job_parts(
-            job.id, stage=int(query.get("stage") or 0), after=int(cursor) if cursor else -1, limit=limit,
+            job.id,
+            stage=int(query.get("stage") or 0),
+            after=int(cursor) if cursor else -1,
+            limit=limit,
             status=_status(query.get("status")),
-        )  # fmt: skip
+        )
         items = []
         for part in parts:
             shown = self._shown(part)
@@ -393,7 +439,9 @@ class Api:
             place = msgspec.json.decode(part.invocation.payload)
             shown["start"], shown["end"] = place.get("start"), place.get("end")
             items.append(shown)
-        return answer({"items": items, "next_cursor": str(parts[-1].invocation.index) if len(parts) == limit else None})
+        return answer(
+            {"items": items, "next_cursor": str(parts[-1].invocation.index) if len(parts) == limit else None}
+        )
 
     async def job_events(self, request: Request) -> Response:
         coordinator = self._services.coordinator
@@ -413,7 +461,9 @@ class Api:
                 await coordinator.wait(job.id, self._services.limits.sse_s)
                 job = await coordinator.job(request.path_params["id"])
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+        return StreamingResponse(
+            stream(), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
 
     async def cancel_job(self, request: Request) -> Response:
         job = await self._services.coordinator.cancel(request.path_params["id"])
@@ -423,7 +473,8 @@ class Api:
         job = await self._services.coordinator.redrive(request.path_params["id"])
         return answer(await self._services.coordinator.describe(job), 202)
 
-    # ---- objects -----------------------------------------------------------------------------------------------------
+    # ---- objects
+    # -----------------------------------------------------------------------------------------------------
 
     async def buckets(self, request: Request) -> Response:
         services = self._services
@@ -438,9 +489,12 @@ class Api:
         services, query = self._services, request.query_params
         limit = _limit(query.get("limit"))
         found = await services.in_thread(
-            services.objects.list, _bucket(request), prefix=query.get("prefix") or "", after=query.get("cursor") or "",
+            services.objects.list,
+            _bucket(request),
+            prefix=query.get("prefix") or "",
+            after=query.get("cursor") or "",
             limit=limit,
-        )  # fmt: skip
+        )
         items = [_shown_object(info) for info in found]
         return answer({"items": items, "next_cursor": found[-1].key if len(found) == limit else None})
 
@@ -485,9 +539,13 @@ class Api:
         none_match = request.headers.get("if-none-match") == "*"
         match = (request.headers.get("if-match") or "").strip('"') or None
         writer = await services.in_thread(
-            services.objects.writer, bucket, key, content_type=request.headers.get("content-type"),
-            if_none_match=none_match, if_match=match,
-        )  # fmt: skip
+            services.objects.writer,
+            bucket,
+            key,
+            content_type=request.headers.get("content-type"),
+            if_none_match=none_match,
+            if_match=match,
+        )
         await services.in_thread(writer.__enter__)
         try:
             size = 0
@@ -508,7 +566,8 @@ class Api:
         await services.in_thread(services.objects.delete, _bucket(request), request.path_params["key"])
         return Response(status_code=204)
 
-    # ---- the node ----------------------------------------------------------------------------------------------------
+    # ---- the node
+    # ----------------------------------------------------------------------------------------------------
 
     async def schedules(self, request: Request) -> Response:
         found = self._services.schedules
@@ -517,7 +576,8 @@ class Api:
     async def node(self, request: Request) -> Response:
         return answer({**self._services.health(), "store": await self._services.store.health()})
 
-    # ---- inside ------------------------------------------------------------------------------------------------------
+    # ---- inside
+    # ------------------------------------------------------------------------------------------------------
 
     def _shown(self, record: Record) -> dict[str, Any]:
         dispatcher, id = self._services.dispatcher, record.invocation.id
@@ -550,9 +610,17 @@ def _error(error: HeadraceError) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        body = {"code": "method_not_allowed", "message": f"{request.method} is not allowed here", "hint": "See /openapi.json."}
+        body = {
+            "code": "method_not_allowed",
+            "message": f"{request.method} is not allowed here",
+            "hint": "See /openapi.json.",
+        }
     else:
-        body = {"code": "not_found", "message": f"there is nothing at {request.url.path}", "hint": "See /openapi.json."}
+        body = {
+            "code": "not_found",
+            "message": f"there is nothing at {request.url.path}",
+            "hint": "See /openapi.json.",
+        }
     return answer({"error": body}, status)
 
 
@@ -640,7 +708,9 @@ class _Unsatisfiable(BadRequest):
     http_status = 416
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the range begins beyond the object's end ({size:,} bytes)", "Ask for a range inside it.")
+        super().__init__(
+            f"the range begins beyond the object's end ({size:,} bytes)", "Ask for a range inside it."
+        )
 
 
 def _shown_object(info: ObjectInfo) -> dict[str, Any]:
@@ -676,4 +746,3 @@ def _shown_spec(spec: FunctionSpec, paused: set[str]) -> dict[str, Any]:
     if spec.job is not None:
         shown["job"] = msgspec.to_builtins(spec.job)
     return shown
-

@@ -99,7 +99,6 @@ class InvocationFuture(Future[Any]):
             if self._id is None and not self.done():
                 event = self._acceptance = self._acceptance or threading.Event()
         if event is not None:
-            super().add_done_callback(lambda _: event.set())
             event.wait(timeout)
         if self._id is not None:
             return self._id
@@ -162,8 +161,7 @@ class InvocationFuture(Future[Any]):
             if self._made is None:
                 return  # nobody waits for it
         with self._condition:
-            if self._acceptance is not None:
-                self._acceptance.set()
+            self._decided()
 
     def succeeded(self, result: bytes) -> None:
         """It ended with this result, as JSON; it is read when it is first asked for."""
@@ -184,10 +182,19 @@ class InvocationFuture(Future[Any]):
             self.set_exception(error)
         except InvalidStateError:
             return  # cancelled meanwhile
+        self._decided()
+
+    def _decided(self) -> None:
+        """Wake who waits for the acceptance: it is accepted, or has ended without. No callback does this, since a
+        future with a callback is kept alive.
+        """
+        if self._acceptance is not None:
+            self._acceptance.set()
 
     def _end_cancelled(self) -> bool:
         if not super().cancel():
             return False
+        self._decided()
         try:
             self.set_running_or_notify_cancel()  # tells `wait` and `as_completed`, as cancel() does not
         except (InvalidStateError, RuntimeError):

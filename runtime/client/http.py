@@ -25,10 +25,10 @@ from urllib3.exceptions import ReadTimeoutError as ReadTimeout
 
 from headrace.runtime.client.answer import ClientClosed, WaitTimeout, refuse
 from headrace.runtime.client.backend import Answer, Stream, SubmitOptions
-from headrace.runtime.client.future import InvocationFuture
 from headrace.runtime.errors import InvalidSettings, PayloadTooLarge, Unreachable
 
 if TYPE_CHECKING:
+    from headrace.runtime.client.future import InvocationFuture
     from headrace.runtime.client.submitter import Ended, Gathered, Submitter
 
 CONNECTIONS_MAX = 32
@@ -96,7 +96,9 @@ class HttpBackend:
             refuse(status, headers_in, body)
         return body
 
-    def submit(self, name: str, payload: bytes, *, options: SubmitOptions, future: InvocationFuture) -> None:
+    def submit(
+        self, name: str, payload: bytes, *, options: SubmitOptions, future: "InvocationFuture"
+    ) -> None:
         """See Backend."""
         submitter = self._submitter
         if submitter is None:

@@ -4,7 +4,6 @@ Imports the pool's encoding of results, so that what a function may return and w
 """
 
 from headrace.runtime.errors import InvalidPayload, UnserialisableResult
-from headrace.runtime.pool.result import encode_result
 
 
 def encode_payload(value: object) -> bytes:
@@ -12,6 +11,8 @@ def encode_payload(value: object) -> bytes:
 
     Raises InvalidPayload for what JSON cannot hold, NaN among it, naming its place.
     """
+    from headrace.runtime.pool.result import encode_result  # a command that sends a text needs none of it
+
     try:
         return encode_result(value)
     except UnserialisableResult as error:

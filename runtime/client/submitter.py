@@ -170,9 +170,8 @@ class Submitter:
                 self._sending = True
                 name, batch = self._take()
                 self._lock.notify_all()
-            live = [item for item in batch if item[1].sending(self._gatherer.keep)]
-            if live:
-                self._send_batch(name, live)
+            self._send_batch(name, batch)
+            del batch  # so that what the callers drop is not held while there is nothing to send
 
     def _take(self) -> tuple[str, list[_Unsent]]:
         """The next batch of one function, functions taking turns."""
@@ -193,6 +192,9 @@ class Submitter:
         return name, batch
 
     def _send_batch(self, name: str, batch: list[_Unsent]) -> None:
+        batch = [item for item in batch if item[1].sending(self._gatherer.keep)]
+        if not batch:
+            return
         try:
             ids = self._calls.accept_many(name, [payload for payload, _ in batch])
             if len(ids) != len(batch):
@@ -286,6 +288,8 @@ class _Gatherer:
             finally:
                 with self._lock:
                     self._polling = False
+            if not everything:
+                self._put_last(ids)
             if gathered is None:
                 pause_s = 0.0
                 continue
@@ -303,6 +307,13 @@ class _Gatherer:
                 break
         return ids
 
+    def _put_last(self, ids: Sequence[str]) -> None:
+        """Let the others be asked about before these."""
+        with self._lock:
+            for id in ids:
+                if id in self._open:
+                    self._open[id] = self._open.pop(id)
+
     def _forget_dropped(self) -> None:
         dropped = [id for id, ref in self._open.items() if ref() is None]
         for id in dropped:
@@ -316,11 +327,6 @@ class _Gatherer:
             for id in ids:
                 if id not in known:
                     self._fail(id, UnknownInvocation(id))
-        elif len(self._open) > POLL_IDS_MAX:
-            with self._lock:  # those that go on waiting let the others be asked about
-                for id in gathered.pending:
-                    if id in self._open:
-                        self._open[id] = self._open.pop(id)
 
     def _end(self, record: Ended) -> None:
         if record.status == "succeeded":

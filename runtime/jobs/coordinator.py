@@ -1,7 +1,8 @@
 """The coordinator: moves jobs from their submission to their end, whatever node runs what.
 
-Imports the floor, the store's protocols, the queue and the object store's protocol. It is level-triggered: `advance` looks at what
-the store holds of a job and does the next step, so that a restart, another node, or a repeated word changes nothing.
+Imports the floor, the store's protocols, the queue and the object store's protocol. It is level-triggered:
+`advance` looks at what the store holds of a job and does the next step, so that a restart, another node, or a
+repeated word changes nothing.
 """
 
 import asyncio
@@ -69,7 +70,8 @@ class Coordinator:
         self._suspect: set[int] = set()
         self._stopping = False
 
-    # ---- life --------------------------------------------------------------------------------------------------------
+    # ---- life
+    # --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Go on with every job that has not ended."""
@@ -87,7 +89,8 @@ class Coordinator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # ---- what users ask ----------------------------------------------------------------------------------------------
+    # ---- what users ask
+    # ----------------------------------------------------------------------------------------------
 
     async def submit(
         self,
@@ -100,8 +103,9 @@ class Coordinator:
     ) -> str:
         """Accept a job durably and return its id.
 
-        `given` is `{"object": "s3://BUCKET/KEY"}` or `{"items": […]}`. `before` are writes of the trigger that submits it, recorded in the
-        same step. Raises UnknownFunction, InvalidFunction, NoSuchObject, NoSuchBucket, or what refused a write.
+        `given` is `{"object": "s3://BUCKET/KEY"}` or `{"items": […]}`. `before` are writes of the trigger
+        that submits it, recorded in the same step. Raises UnknownFunction, InvalidFunction, NoSuchObject,
+        NoSuchBucket, or what refused a write.
         """
         spec = self._dispatcher.spec(function)
         if spec.job is None:
@@ -133,7 +137,9 @@ class Coordinator:
         return await self.job(id)
 
     async def redrive(self, id: str) -> Job:
-        """Run again what failed, keeping what succeeded. Raises UnknownJob, or WrongState when nothing of it failed."""
+        """Run again what failed, keeping what succeeded. Raises UnknownJob, or WrongState when nothing of it
+        failed.
+        """
         job = await self.job(id)
         counts = await self._store.job_counts(job.id)
         failed = sum(count.dead + count.cancelled for count in counts.values())
@@ -179,7 +185,9 @@ class Coordinator:
             "bytes": job.plan.get("size"),
             "result": msgspec.json.decode(job.result) if job.result else None,
             "result_ref": job.result_ref,
-            "output": f"s3://{job.spec.output}/{show_id(job.id)}/" if job.spec.output and job.chunks else None,
+            "output": f"s3://{job.spec.output}/{show_id(job.id)}/"
+            if job.spec.output and job.chunks
+            else None,
             "error": job.error,
             "warnings": job.plan.get("warnings", []),
             "stages": {str(stage): msgspec.to_builtins(count) for stage, count in sorted(counts.items())},
@@ -197,10 +205,13 @@ class Coordinator:
         except TimeoutError:
             return
 
-    # ---- the end of an invocation ------------------------------------------------------------------------------------
+    # ---- the end of an invocation
+    # ------------------------------------------------------------------------------------
 
     def settle(self, settle: Settle, outcome: Outcome) -> Sequence[Write]:
-        """The writes that record the end of a job's invocation: with the last child of a group comes the reduce above it."""
+        """The writes that record the end of a job's invocation: with the last child of a group comes the
+        reduce above it.
+        """
         invocation = settle.claim.invocation
         if invocation.stage == PLAN_STAGE or settle.status is Status.CANCELLED:
             return [settle]
@@ -233,9 +244,18 @@ class Coordinator:
         age = spec.max_age_s if spec is not None else invocation.expires_at - invocation.accepted_at
         assert invocation.job is not None
         reduce = Invocation(
-            self._ids.next(), invocation.function, invocation.flow, msgspec.json.encode(payload), now, now, now + age,
-            invocation.priority, job=invocation.job, stage=above, index=parent,
-        )  # fmt: skip
+            self._ids.next(),
+            invocation.function,
+            invocation.flow,
+            msgspec.json.encode(payload),
+            now,
+            now,
+            now + age,
+            invocation.priority,
+            job=invocation.job,
+            stage=above,
+            index=parent,
+        )
         return [ChunkDone(settle, (first, min(first + FAN_IN, width) - 1), reduce)]
 
     def settled(self, writes: Sequence[Write], applied: Sequence[Applied]) -> None:
@@ -253,7 +273,8 @@ class Coordinator:
         if last or invocation.stage >= place.levels or invocation.job in self._suspect:
             self.advance(invocation.job)
 
-    # ---- the steps ---------------------------------------------------------------------------------------------------
+    # ---- the steps
+    # ---------------------------------------------------------------------------------------------------
 
     def advance(self, id: int) -> None:
         """Do the job's next step, when one is due. Calls for one job never overlap."""
@@ -277,8 +298,12 @@ class Coordinator:
         except HeadraceError as error:
             self._on_error("a job's step failed; trying again", {"job": show_id(id), "error": str(error)})
             asyncio.get_running_loop().call_later(1.0, self.advance, id)
-        except Exception as error:  # the outermost loop of this task: record it on the job, so that it does not hang
-            self._on_error("a job's step failed", {"job": show_id(id), "error": f"{type(error).__name__}: {error}"})
+        except (
+            Exception
+        ) as error:  # the outermost loop of this task: record it on the job, so that it does not hang
+            self._on_error(
+                "a job's step failed", {"job": show_id(id), "error": f"{type(error).__name__}: {error}"}
+            )
             job = await self._store.job(id)
             if job is not None and job.status in LIVE:
                 detail = {"code": "internal_error", "message": f"{type(error).__name__}: {error}"}
@@ -332,7 +357,9 @@ class Coordinator:
             await self._publish(job, None)
 
     async def _unproven(self, job: Job) -> bool:
-        """Whether a chunk before the first failed one has not ended: the failed one may then have begun at a wrong cut."""
+        """Whether a chunk before the first failed one has not ended: the failed one may then have begun at a
+        wrong cut.
+        """
         failed = await self._store.job_parts(job.id, stage=0, status=Status.DEAD, limit=1)
         if not failed or job.plan.get("sequential"):
             return False
@@ -354,9 +381,13 @@ class Coordinator:
         spec = self._dispatcher.spec(job.function)
         name, flow = job.function, _flow(job.id)
         shared = {
-            "stage": "map", "job": show_id(job.id), "chunks": chunks, "levels": levels, "output": job.spec.output,
+            "stage": "map",
+            "job": show_id(job.id),
+            "chunks": chunks,
+            "levels": levels,
+            "output": job.spec.output,
             "shared": found.get("shared", {}),
-        }  # fmt: skip
+        }
         invocations = []
         for index, (start, end, proven) in enumerate(found["ranges"]):
             payload = {**shared, "index": index, "start": start, "end": end, "proven": proven}
@@ -364,10 +395,19 @@ class Coordinator:
                 payload["items"] = found["items"][index]
             invocations.append(
                 Invocation(
-                    self._ids.next(), name, flow, msgspec.json.encode(payload), now, now, now + spec.max_age_s,
-                    spec.priority, job=job.id, stage=0, index=index,
+                    self._ids.next(),
+                    name,
+                    flow,
+                    msgspec.json.encode(payload),
+                    now,
+                    now,
+                    now + spec.max_age_s,
+                    spec.priority,
+                    job=job.id,
+                    stage=0,
+                    index=index,
                 )
-            )  # fmt: skip
+            )
         plan = {"size": found.get("size"), "sequential": bool(found.get("sequential")), "chunks": chunks}
         write = JobPlanned(job.id, 0, invocations, levels, plan, planned.invocation.index)
         self._dispatcher.forget_flow(flow)
@@ -387,9 +427,14 @@ class Coordinator:
             return False
         spec = self._dispatcher.spec(job.function)
         put = self._plan_invocation(
-            job.id, job.function, spec, job.input, now=self._clock.now(), generation=job.generation + 1,
+            job.id,
+            job.function,
+            spec,
+            job.input,
+            now=self._clock.now(),
+            generation=job.generation + 1,
             sequential=True,
-        )  # fmt: skip
+        )
         await self._dispatcher.accept([put])
         return True
 
@@ -398,9 +443,13 @@ class Coordinator:
         now = self._clock.now()
         spec = self._dispatcher.spec(job.function)
         payload: dict[str, Any] = {
-            "stage": "finish", "job": show_id(job.id), "chunks": job.chunks, "levels": 0, "output": job.spec.output,
+            "stage": "finish",
+            "job": show_id(job.id),
+            "chunks": job.chunks,
+            "levels": 0,
+            "output": job.spec.output,
             "children": [],
-        }  # fmt: skip
+        }
         if job.spec.reduce == "all":
             payload["parts"] = await self._list_parts(job)
         else:
@@ -408,10 +457,19 @@ class Coordinator:
             payload["children"] = [msgspec.json.decode(part.result or b"null") for part in parts]
         put = Put(
             Invocation(
-                self._ids.next(), job.function, _flow(job.id), msgspec.json.encode(payload), now, now,
-                now + spec.max_age_s, spec.priority, job=job.id, stage=1, index=0,
+                self._ids.next(),
+                job.function,
+                _flow(job.id),
+                msgspec.json.encode(payload),
+                now,
+                now,
+                now + spec.max_age_s,
+                spec.priority,
+                job=job.id,
+                stage=1,
+                index=0,
             )
-        )  # fmt: skip
+        )
         await self._dispatcher.accept([put])
 
     async def _list_parts(self, job: Job) -> str:
@@ -457,11 +515,22 @@ class Coordinator:
             ref = f"s3://{bucket}/{folder}result.json" if len(value) > INLINE_RESULT_BYTES else None
         inline = value if len(value) <= INLINE_RESULT_BYTES else None
         await self._end(
-            job, "succeeded", result=inline, result_ref=ref, expected=LIVE, notes={"warnings": warnings} if warnings else None
+            job,
+            "succeeded",
+            result=inline,
+            result_ref=ref,
+            expected=LIVE,
+            notes={"warnings": warnings} if warnings else None,
         )
 
     async def _write_output(
-        self, job: Job, bucket: str, folder: str, value: bytes, parts: list[dict[str, Any]], warnings: list[str]
+        self,
+        job: Job,
+        bucket: str,
+        folder: str,
+        value: bytes,
+        parts: list[dict[str, Any]],
+        warnings: list[str],
     ) -> None:
         put = self._objects.put
         await self._in_thread(put, bucket, f"{folder}result.json", value, content_type="application/json")
@@ -474,11 +543,15 @@ class Coordinator:
             "warnings": warnings,
         }
         await self._in_thread(
-            put, bucket, f"{folder}manifest.json", msgspec.json.encode(manifest), content_type="application/json"
+            put,
+            bucket,
+            f"{folder}manifest.json",
+            msgspec.json.encode(manifest),
+            content_type="application/json",
         )
 
     async def _summary(self, job: Job) -> tuple[list[str], list[dict[str, Any]]]:
-        """What users should know of the chunks: failed ones, irregular rows; and where each one's result is."""
+        """What users should know of the chunks: failed ones, irregular rows; and where each result is."""
         parts: list[dict[str, Any]] = []
         short = long = failed = 0
         place = ""
@@ -493,7 +566,7 @@ class Coordinator:
                     if answer.irregular and not place:
                         found = answer.irregular
                         place = (
-                            f"; the first is at byte {found['offset']:,}: {found['columns']} columns instead of "
+                            f"; the first is at byte {found['offset']:,}: {found['columns']} columns, not "
                             f"{found['expected']}"
                         )
                     if answer.object:
@@ -506,11 +579,17 @@ class Coordinator:
         if short:
             warnings.append(f"{short:,} rows have too few columns (None where one is missing){place}")
         if long:
-            warnings.append(f"{long:,} rows have too many columns (kept under the key None){place if not short else ''}")
+            warnings.append(
+                f"{long:,} rows have too many columns (kept under the key None){place if not short else ''}"
+            )
         if failed:
-            warnings.append(f"{failed:,} of {job.chunks:,} chunks failed and are left out, as tolerated_failures allows")
+            warnings.append(
+                f"{failed:,} of {job.chunks:,} chunks failed and are left out, as tolerated_failures allows"
+            )
         if job.plan.get("sequential"):
-            warnings.append("the file's quotes are irregular, so it was cut by one sequential pass (slower to plan)")
+            warnings.append(
+                "the file's quotes are irregular, so it was cut by one sequential pass (slower to plan)"
+            )
         return warnings, parts
 
     async def _why(self, job: Job, dead: int) -> dict[str, Any]:
@@ -556,10 +635,13 @@ class Coordinator:
         if event is not None:
             event.set()
 
-    # ---- inside ------------------------------------------------------------------------------------------------------
+    # ---- inside
+    # ------------------------------------------------------------------------------------------------------
 
     async def _checked(self, function: str, spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The input as it is recorded: the object must be there, and its ETag is kept. The output's bucket is made."""
+        """The input as it is recorded: the object must be there, and its ETag is kept. The output's bucket is
+        made.
+        """
         assert spec.job is not None
         if spec.job.output:
             bucket = spec.job.output.partition("/")[0]
@@ -569,7 +651,9 @@ class Coordinator:
             info = await self._in_thread(self._objects.head, bucket, key)
             return {"object": f"s3://{bucket}/{key}", "etag": info.etag, "size": info.size}
         if spec.job.split.get("kind") != "items":
-            raise InvalidFunction(function, "takes an object as input", "Submit it with --input s3://BUCKET/KEY.")
+            raise InvalidFunction(
+                function, "takes an object as input", "Submit it with --input s3://BUCKET/KEY."
+            )
         if not isinstance(given.get("items"), list):
             raise InvalidFunction(function, "takes items or an object as input", 'Send {"items": […]}.')
         return {"items": given["items"]}
@@ -586,15 +670,29 @@ class Coordinator:
         sequential: bool = False,
     ) -> Put:
         payload = {
-            "stage": "plan", "job": show_id(job), "input": given, "chunks": 0, "levels": 0,
-            "sequential": sequential, "output": None,
-        }  # fmt: skip
+            "stage": "plan",
+            "job": show_id(job),
+            "input": given,
+            "chunks": 0,
+            "levels": 0,
+            "sequential": sequential,
+            "output": None,
+        }
         return Put(
             Invocation(
-                self._ids.next(), function, _flow(job), msgspec.json.encode(payload), now, now, now + spec.max_age_s,
-                spec.priority, job=job, stage=PLAN_STAGE, index=generation,
+                self._ids.next(),
+                function,
+                _flow(job),
+                msgspec.json.encode(payload),
+                now,
+                now,
+                now + spec.max_age_s,
+                spec.priority,
+                job=job,
+                stage=PLAN_STAGE,
+                index=generation,
             )
-        )  # fmt: skip
+        )
 
 
 class _Place(msgspec.Struct):

@@ -1,7 +1,8 @@
-"""The runner: what a worker does for one invocation of a job, be it planning, one chunk, or a step of the reduce.
+"""The runner: what a worker does for one invocation of a job, be it planning, one chunk, or a step of the
+reduce.
 
-Imports this room's pure code, the floor, and the pool's encoding of results. It keeps no state: everything comes in the payload, and
-everything leaves as a small JSON object, or as an object in a bucket that it names.
+Imports this room's pure code, the floor, and the pool's encoding of results. It keeps no state: everything
+comes in the payload, and everything leaves as a small JSON object, or as an object in a bucket that it names.
 """
 
 import functools
@@ -56,10 +57,13 @@ class JobCode:
             raise InvalidFunction(
                 self.name, "is a job and cannot be invoked", "Submit it with an input: `headrace job submit`."
             )
-        step = {"plan": self._plan, "map": self._map, "reduce": self._reduce, "finish": self._finish}[payload["stage"]]
+        step = {"plan": self._plan, "map": self._map, "reduce": self._reduce, "finish": self._finish}[
+            payload["stage"]
+        ]
         return step(payload, context)
 
-    # ---- planning ----------------------------------------------------------------------------------------------------
+    # ---- planning
+    # ----------------------------------------------------------------------------------------------------
 
     def _plan(self, payload: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """The chunks, each as what its map invocation will get."""
@@ -67,12 +71,18 @@ class JobCode:
         if isinstance(self.split, Items):
             return self._plan_items(given, context)
         if "object" not in given:
-            raise InvalidFunction(self.name, "its split needs an object as input", "Submit it with --input s3://BUCKET/KEY.")
+            raise InvalidFunction(
+                self.name, "its split needs an object as input", "Submit it with --input s3://BUCKET/KEY."
+            )
         bucket, key = parse_object_url(given["object"])
         source = ObjectSource(context.objects, bucket, key=key, etag=given.get("etag"))
         found = plan(
-            self.split, source, sequential=payload.get("sequential", False), bucket=bucket, key=key,
-        )  # fmt: skip
+            self.split,
+            source,
+            sequential=payload.get("sequential", False),
+            bucket=bucket,
+            key=key,
+        )
         etag = given.get("etag") or context.objects.head(bucket, key).etag
         parts = chunks_of(found, self.split, source, bucket=bucket, key=key, etag=etag)
         shared: dict[str, Any] = {}
@@ -100,7 +110,8 @@ class JobCode:
             "size": len(items),
         }
 
-    # ---- map ---------------------------------------------------------------------------------------------------------
+    # ---- map -----------------------------------------------------------------------------------------------
+    # ----------
 
     def _map(self, payload: Mapping[str, Any], context: Any) -> dict[str, Any]:
         chunk: Chunk | ItemsChunk
@@ -129,15 +140,21 @@ class JobCode:
             first = chunk.first_irregular() if isinstance(chunk, Chunk) else None
             if first is not None:
                 answer["irregular"] = {
-                    "offset": first.offset, "record": first.record, "columns": first.columns, "expected": first.expected,
-                }  # fmt: skip
+                    "offset": first.offset,
+                    "record": first.record,
+                    "columns": first.columns,
+                    "expected": first.expected,
+                }
         return answer
 
-    # ---- aggregation -------------------------------------------------------------------------------------------------
+    # ---- aggregation
+    # -------------------------------------------------------------------------------------------------
 
     def _reduce(self, payload: Mapping[str, Any], context: Any) -> dict[str, Any]:
         assert self.reduce is not None
-        value = fold(self.reduce, _values(payload["children"], context)) if payload["children"] else self.initial
+        value = (
+            fold(self.reduce, _values(payload["children"], context)) if payload["children"] else self.initial
+        )
         if payload.get("root") and self.finish is not None:
             value = self._finished(value, context)
         name = f"reduce/{payload['level']}-{payload['index']:06d}"
@@ -162,8 +179,9 @@ class JobCode:
     def _leave(
         self, value: Any, payload: Mapping[str, Any], context: Any, *, name: str, always: bool
     ) -> dict[str, Any]:
-        """Where the value is: in the answer when small, in an object of this attempt's own when large, or when the job's
-        output says so (`always`)."""
+        """Where the value is: in the answer when small, in an object of this attempt's own when large, or
+        when the job's output says so (`always`).
+        """
         data = encode_result(value)
         output = payload.get("output")
         if len(data) <= INLINE_BYTES and not (always and output):
@@ -190,7 +208,13 @@ def job_entry(
 ) -> tuple[JobCode, str | None]:
     """What runs the job's invocations, and the kind of its reduce: `tree`, `all` or None."""
     code = JobCode(
-        name, function, split=split, reduce=reduce, finish=finish, initial=initial, wants_context=wants_context
+        name,
+        function,
+        split=split,
+        reduce=reduce,
+        finish=finish,
+        initial=initial,
+        wants_context=wants_context,
     )
     kind = None if reduce is None else "all" if isinstance(reduce, all_results) else "tree"
     return code, kind

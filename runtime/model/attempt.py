@@ -12,8 +12,8 @@ class Attempt(msgspec.Struct, gc=False):
     """One attempt to be run. `token` names it in reports and is unique within the node's life.
 
     `payload` is JSON; when `payload_ref` is set the worker reads the payload from that object instead.
-    `timeout_s` and `memory_bytes` are its limits, `urgent` marks a caller who waits (it is never placed behind
-    work that may take long).
+    `timeout_s` and `memory_bytes` are its limits, `urgent` marks a caller who waits (it is never placed
+    behind work that may take long).
     """
 
     token: int

@@ -1,6 +1,7 @@
 """Events: the JSON documents that sources emit, as dictionaries with typed helpers.
 
-Imports nothing of Headrace. An event is always a plain JSON object, so that it can be recorded, edited and replayed.
+Imports nothing of Headrace. An event is always a plain JSON object, so that it can be recorded, edited and
+replayed.
 """
 
 import base64
@@ -17,8 +18,8 @@ class Event(dict[str, Any]):
 class UploadEvent(Event):
     """One object that appeared in a bucket: S3's event message with exactly one record.
 
-    Source: "Event message structure", Amazon S3 User Guide. Keys are URL-encoded in the record, as S3 does it; `key` is
-    decoded.
+    Source: "Event message structure", Amazon S3 User Guide. Keys are URL-encoded in the record, as S3 does
+    it; `key` is decoded.
     """
 
     @classmethod
@@ -35,10 +36,15 @@ class UploadEvent(Event):
         source: str = "headrace:folder",
         version_id: str | None = None,
     ) -> "UploadEvent":
-        """Build the event of one object. `time` is ISO 8601 UTC, `size` in bytes, `sequencer` hexadecimal text."""
+        """Build the event of one object. `time` is ISO 8601 UTC, `size` in bytes, `sequencer` hexadecimal
+        text.
+        """
         item: dict[str, Any] = {
-            "key": quote_plus(key, safe="/"), "size": size, "eTag": etag, "sequencer": sequencer,
-        }  # fmt: skip
+            "key": quote_plus(key, safe="/"),
+            "size": size,
+            "eTag": etag,
+            "sequencer": sequencer,
+        }
         if version_id is not None:
             item["versionId"] = version_id
         record = {

@@ -1,7 +1,9 @@
-"""Ids: 63-bit integers that grow with time, unique over the nodes of one store, shown as 16 hexadecimal digits.
+"""Ids: 63-bit integers that grow with time, unique over the nodes of one store, shown as 16 hexadecimal
+digits.
 
-Imports nothing of Headrace. Layout, from the top: 41 bits of milliseconds since 2024-01-01, 10 bits of the node's
-number, 12 bits of a counter. Growing ids append to the end of a table's tree, which is what makes inserts cheap.
+Imports nothing of Headrace. Layout, from the top: 41 bits of milliseconds since 2024-01-01, 10 bits of the
+node's number, 12 bits of a counter. Growing ids append to the end of a table's tree, which is what makes
+inserts cheap.
 """
 
 from collections.abc import Callable
@@ -12,8 +14,8 @@ _BEGIN_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
 class Ids:
     """A source of ids for one node.
 
-    `now` gives UTC epoch seconds; `node` is the node's number, taken modulo 1,024. When the clock goes back, ids go on from
-    the last one, so that they never repeat.
+    `now` gives UTC epoch seconds; `node` is the node's number, taken modulo 1,024. When the clock goes back,
+    ids go on from the last one, so that they never repeat.
     """
 
     def __init__(self, now: Callable[[], float], *, node: int) -> None:
@@ -29,7 +31,9 @@ class Ids:
             self._tick, self._count = tick, 0
         else:
             self._count += 1
-            if self._count > 4095:  # more than 4,096 in a millisecond, or a clock that went back: borrow from the future
+            if (
+                self._count > 4095
+            ):  # more than 4,096 in a millisecond, or a clock that went back: borrow from the future
                 self._tick, self._count = self._tick + 1, 0
         return (self._tick << 22) | self._node | self._count
 

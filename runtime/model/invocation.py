@@ -1,6 +1,7 @@
 """Invocations: requests to run one function on one event, their attempts, claims and outcomes.
 
-Imports the floor only. Values here are `msgspec` structs, since they are made and dropped a hundred thousand times a second.
+Imports the floor only. Values here are `msgspec` structs, since they are made and dropped a hundred thousand
+times a second.
 """
 
 from enum import IntEnum
@@ -26,10 +27,11 @@ class Status(IntEnum):
 class Invocation(msgspec.Struct, gc=False):
     """One request to run one function on one event; treated as frozen once made.
 
-    `flow` is what shares the workers fairly: the function's name, or `job:ID` for a job's invocations. `payload` is JSON,
-    or the address of an object that holds it in `payload_ref` (then `payload` is empty). Moments are UTC epoch seconds.
-    `attempts` counts the attempts that were spent before now. `job`, `stage` and `index` place a job's invocation:
-    stage -1 is planning, 0 the map, 1 and up the levels of the reduce tree.
+    `flow` is what shares the workers fairly: the function's name, or `job:ID` for a job's invocations.
+    `payload` is JSON, or the address of an object that holds it in `payload_ref` (then `payload` is empty).
+    Moments are UTC epoch seconds. `attempts` counts the attempts that were spent before now. `job`, `stage`
+    and `index` place a job's invocation: stage -1 is planning, 0 the map, 1 and up the levels of the reduce
+    tree.
     """
 
     id: int
@@ -53,8 +55,8 @@ class Invocation(msgspec.Struct, gc=False):
 class Claim(msgspec.Struct, gc=False):
     """A node's right to run one attempt of one invocation, counted from 1.
 
-    A claim is not a lock: nothing stops a node whose lease ran out from running on, so every write that ends an attempt
-    names its claim, and is refused when that claim is stale.
+    A claim is not a lock: nothing stops a node whose lease ran out from running on, so every write that ends
+    an attempt names its claim, and is refused when that claim is stale.
     """
 
     invocation: Invocation
@@ -65,10 +67,11 @@ class Claim(msgspec.Struct, gc=False):
 class Outcome(msgspec.Struct, gc=False):
     """How one attempt ended.
 
-    `kind` is one of `ok`, `error`, `timeout`, `out_of_memory`, `crashed`, `invalid_event`, `cancelled`, or `returned`
-    (never started: it costs no attempt). `value` is the result's JSON when `ok`, `result_ref` the address of the object that
-    holds it instead. `error` is `{"code", "type", "message", "stack", …}` otherwise. `output` is what the attempt printed,
-    head and tail within 1 MiB; `output_bytes` how much that was before it was cut. `duration_s` is the function's own time.
+    `kind` is one of `ok`, `error`, `timeout`, `out_of_memory`, `crashed`, `invalid_event`, `cancelled`, or
+    `returned` (never started: it costs no attempt). `value` is the result's JSON when `ok`, `result_ref` the
+    address of the object that holds it instead. `error` is `{"code", "type", "message", "stack", …}`
+    otherwise. `output` is what the attempt printed, head and tail within 1 MiB; `output_bytes` how much that
+    was before it was cut. `duration_s` is the function's own time.
     """
 
     kind: str

@@ -19,8 +19,9 @@ ENDED = ("succeeded", "failed", "cancelled")
 class Job(msgspec.Struct, kw_only=True):
     """A job as the store holds it.
 
-    `status` is one of planning, running, reducing, succeeded, failed, cancelled. `chunks` is the number of planned chunks,
-    `levels` the reduce levels above them, `plan` the planner's own notes (header, mode, the input's ETag).
+    `status` is one of planning, running, reducing, succeeded, failed, cancelled. `chunks` is the number of
+    planned chunks, `levels` the reduce levels above them, `plan` the planner's own notes (header, mode, the
+    input's ETag).
     """
 
     id: int

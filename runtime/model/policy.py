@@ -11,8 +11,8 @@ import msgspec
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often and how soon a failed invocation is tried again.
 
-    `retries` attempts follow the first (so `retries + 1` in all); delays start at `base_s` and double up to `max_s`, in
-    seconds, with full jitter.
+    `retries` attempts follow the first (so `retries + 1` in all); delays start at `base_s` and double up to
+    `max_s`, in seconds, with full jitter.
     """
 
     retries: int = 2

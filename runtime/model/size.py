@@ -8,16 +8,28 @@ import re
 from headrace.runtime.errors import InvalidSettings
 
 _UNITS = {
-    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
-}  # fmt: skip
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "k": 1 << 10,
+    "m": 1 << 20,
+    "g": 1 << 30,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
 def read_size(value: int | str, *, field: str) -> int:
     """Bytes of `4194304`, `"4 MiB"`, `"64 KiB"` or `"1 MB"`.
 
-    `field` names the setting in the error. Raises InvalidSettings for a text of another form, or a size below 1 byte.
+    `field` names the setting in the error. Raises InvalidSettings for a text of another form, or a size below
+    1 byte.
     """
     if isinstance(value, bool):
         raise InvalidSettings(f"{field} is {value}, not a size", 'Write bytes, or a text such as "4 MiB".')
@@ -27,10 +39,14 @@ def read_size(value: int | str, *, field: str) -> int:
         found = _SIZE.fullmatch(value)
         unit = _UNITS.get(found[2].lower()) if found else None
         if found is None or unit is None:
-            raise InvalidSettings(f"{field} is {value!r}, not a size", 'Write bytes, or a text such as "4 MiB".')
+            raise InvalidSettings(
+                f"{field} is {value!r}, not a size", 'Write bytes, or a text such as "4 MiB".'
+            )
         size = int(float(found[1]) * unit)
     if size < 1:
-        raise InvalidSettings(f"{field} is {value!r}; it must be at least 1 byte", 'Write a text such as "4 MiB".')
+        raise InvalidSettings(
+            f"{field} is {value!r}; it must be at least 1 byte", 'Write a text such as "4 MiB".'
+        )
     return size
 
 

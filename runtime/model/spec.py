@@ -1,7 +1,7 @@
 """Specs: what a user declared of a function, a job, a trigger, as plain values that travel between processes.
 
-Imports the floor only. The process that imports user code makes them, the node reads them; a `Manifest` is all that one
-version of the code declares.
+Imports the floor only. The process that imports user code makes them, the node reads them; a `Manifest` is
+all that one version of the code declares.
 """
 
 from typing import Any
@@ -16,7 +16,9 @@ DEFAULT_MAX_AGE_S = 6 * 3600.0
 
 
 class TriggerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A trigger as declared: its kind (the name of an entry point in group `headrace.triggers`) and its fields."""
+    """A trigger as declared: its kind (the name of an entry point in group `headrace.triggers`) and its
+    fields.
+    """
 
     kind: str
     fields: dict[str, Any]
@@ -25,8 +27,9 @@ class TriggerSpec(msgspec.Struct, frozen=True, kw_only=True):
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How a job is cut, mapped and aggregated.
 
-    `split` is a splitter's dictionary form. `reduce` is `tree`, `all` or None; `initial` is the result of no chunks. `output` is `BUCKET` or `BUCKET/PREFIX`, where results
-    are written. `tolerated_failures` is a count of chunks, or a fraction of them when below 1.
+    `split` is a splitter's dictionary form. `reduce` is `tree`, `all` or None; `initial` is the result of no
+    chunks. `output` is `BUCKET` or `BUCKET/PREFIX`, where results are written. `tolerated_failures` is a
+    count of chunks, or a fraction of them when below 1.
     """
 
     split: dict[str, Any]
@@ -76,7 +79,8 @@ class LoadError(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """All that one version of the user's code declares.
 
-    `version` is a hash of the code. `start` is how workers begin: `fork` or `spawn`, with `why` when it is not fork.
+    `version` is a hash of the code. `start` is how workers begin: `fork` or `spawn`, with `why` when it is
+    not fork.
     """
 
     version: str

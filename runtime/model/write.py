@@ -1,7 +1,7 @@
 """Writes: everything that the engine asks a store to record, as values.
 
-Imports the floor only. A store applies one caller's list atomically, whatever concepts it spans. A refusal (a stale claim,
-a happening that is already recorded) undoes that caller's list only and is its result.
+Imports the floor only. A store applies one caller's list atomically, whatever concepts it spans. A refusal (a
+stale claim, a happening that is already recorded) undoes that caller's list only and is its result.
 """
 
 from typing import Any
@@ -16,8 +16,9 @@ from headrace.runtime.model.spec import JobSpec
 class Put(msgspec.Struct, gc=False):
     """Accept an invocation; with `node` it is claimed by that node at once.
 
-    With an idempotency key that is known and not expired, nothing is written and the answer is the first invocation's id;
-    with another payload it is refused with IdempotencyMismatch. `idempotency_until` is when the key is forgotten.
+    With an idempotency key that is known and not expired, nothing is written and the answer is the first
+    invocation's id; with another payload it is refused with IdempotencyMismatch. `idempotency_until` is when
+    the key is forgotten.
     """
 
     invocation: Invocation
@@ -26,7 +27,9 @@ class Put(msgspec.Struct, gc=False):
 
 
 class Settle(msgspec.Struct, gc=False):
-    """End an invocation by its claim: SUCCEEDED, DEAD or CANCELLED. Refused with LeaseLost when the claim is stale."""
+    """End an invocation by its claim: SUCCEEDED, DEAD or CANCELLED. Refused with LeaseLost when the claim is
+    stale.
+    """
 
     claim: Claim
     status: Status
@@ -37,7 +40,9 @@ class Settle(msgspec.Struct, gc=False):
 
 
 class Retry(msgspec.Struct, gc=False):
-    """Give a claim back: waiting again until `due_at`. With `spent` the attempt counts. Refused with LeaseLost."""
+    """Give a claim back: waiting again until `due_at`. With `spent` the attempt counts. Refused with
+    LeaseLost.
+    """
 
     claim: Claim
     due_at: float
@@ -59,7 +64,9 @@ class CancelWaiting(msgspec.Struct, gc=False):
 
 
 class Redrive(msgspec.Struct, gc=False):
-    """Put a dead invocation back to waiting, under the same id, with no attempts spent. Refused with WrongState."""
+    """Put a dead invocation back to waiting, under the same id, with no attempts spent. Refused with
+    WrongState.
+    """
 
     id: int
     due_at: float
@@ -69,8 +76,9 @@ class Redrive(msgspec.Struct, gc=False):
 class Seen(msgspec.Struct, gc=False):
     """A trigger's ledger row: this state of this object has been turned into an event.
 
-    Refused with Duplicate when the ledger already holds it, by these rules: new if the key has no row, or if `sequencer` is
-    higher than the row's; when `listed` (found by a sweep), new if ETag or size differ and `modified_at` is not older.
+    Refused with Duplicate when the ledger already holds it, by these rules: new if the key has no row, or if
+    `sequencer` is higher than the row's; when `listed` (found by a sweep), new if ETag or size differ and
+    `modified_at` is not older.
     """
 
     trigger: str
@@ -93,7 +101,9 @@ class Forget(msgspec.Struct, gc=False):
 
 
 class Fired(msgspec.Struct, gc=False):
-    """A schedule fired for a due instant. Refused with Duplicate when it already had, or when `generation` is not the newest."""
+    """A schedule fired for a due instant. Refused with Duplicate when it already had, or when `generation` is
+    not the newest.
+    """
 
     schedule: str
     due_at: float
@@ -120,10 +130,11 @@ class JobPut(msgspec.Struct, gc=False):
 
 
 class JobPlanned(msgspec.Struct, gc=False):
-    """The chunks of a job from index `first` on, each an invocation of stage 0 with its payload made by `payloads[i]`.
+    """The chunks of a job from index `first` on, each an invocation of stage 0 with its payload made by
+    `payloads[i]`.
 
-    It replaces what was planned from `first` on before (a plan that was found wrong), with every later stage. `levels` is
-    the number of reduce levels above the map. `plan` is what the planner wants to remember.
+    It replaces what was planned from `first` on before (a plan that was found wrong), with every later stage.
+    `levels` is the number of reduce levels above the map. `plan` is what the planner wants to remember.
     """
 
     job: int
@@ -135,11 +146,13 @@ class JobPlanned(msgspec.Struct, gc=False):
 
 
 class ChunkDone(msgspec.Struct, gc=False):
-    """Settle a job's invocation, and when that completes its group of 16, accept the invocation that reduces the group.
+    """Settle a job's invocation, and when that completes its group of 16, accept the invocation that reduces
+    the group.
 
-    One transaction does both, so that each reduce fires exactly once, whoever dies. `parent` is the invocation to accept (its
-    payload is filled by the store with the children's results, in order), `group` the first and last index of its children;
-    None when there is nothing above. Refused with LeaseLost when the claim is stale.
+    One transaction does both, so that each reduce fires exactly once, whoever dies. `parent` is the
+    invocation to accept (its payload is filled by the store with the children's results, in order), `group`
+    the first and last index of its children; None when there is nothing above. Refused with LeaseLost when
+    the claim is stale.
     """
 
     settle: Settle
@@ -148,9 +161,11 @@ class ChunkDone(msgspec.Struct, gc=False):
 
 
 class JobMoved(msgspec.Struct, gc=False):
-    """A job's status, result or error changed. Refused with WrongState unless its status is one of `expected`.
+    """A job's status, result or error changed. Refused with WrongState unless its status is one of
+    `expected`.
 
-    `notes` are added to the job's plan. Moving to `failed` or `cancelled` also ends the job's unclaimed waiting invocations as CANCELLED, in the same transaction.
+    `notes` are added to the job's plan. Moving to `failed` or `cancelled` also ends the job's unclaimed
+    waiting invocations as CANCELLED, in the same transaction.
     """
 
     job: int
@@ -166,8 +181,8 @@ class JobMoved(msgspec.Struct, gc=False):
 class JobRedriven(msgspec.Struct, gc=False):
     """Put a job's dead and cancelled invocations back to waiting, and remove the ended reduces above them.
 
-    `fan_in` is the width of the reduce tree. Refused with WrongState unless the job's status is one of `expected`; its status
-    becomes `running`, or `planning` when it has no chunks.
+    `fan_in` is the width of the reduce tree. Refused with WrongState unless the job's status is one of
+    `expected`; its status becomes `running`, or `planning` when it has no chunks.
     """
 
     job: int
@@ -185,14 +200,29 @@ class FunctionPaused(msgspec.Struct, gc=False):
 
 
 Write = (
-    Put | Settle | Retry | MarkRunning | CancelWaiting | Redrive | Seen | Forget | Fired | CursorMoved | JobPut | JobPlanned
-    | ChunkDone | JobMoved | JobRedriven | FunctionPaused
-)  # fmt: skip
+    Put
+    | Settle
+    | Retry
+    | MarkRunning
+    | CancelWaiting
+    | Redrive
+    | Seen
+    | Forget
+    | Fired
+    | CursorMoved
+    | JobPut
+    | JobPlanned
+    | ChunkDone
+    | JobMoved
+    | JobRedriven
+    | FunctionPaused
+)
 
 
 class Applied(msgspec.Struct, gc=False):
-    """What became of one write. `id` is set by a Put (the first invocation's, when it is a repeat), `claim` when the Put
-    was claimed at once, `parent` when a ChunkDone accepted the next reduce."""
+    """What became of one write. `id` is set by a Put (the first invocation's, when it is a repeat), `claim`
+    when the Put was claimed at once, `parent` when a ChunkDone accepted the next reduce.
+    """
 
     id: int | None = None
     repeated: bool = False

@@ -17,7 +17,7 @@ import msgspec
 from headrace.runtime.model.attempt import Attempt
 from headrace.runtime.pool import capture
 from headrace.runtime.pool.frame import FrameReader, decode, pack
-from headrace.runtime.pool.page import BASE_ANON, Page
+from headrace.runtime.pool.page import BASE_ANON, BEGUN, Page
 
 ITEMS_MAX = 256
 BYTES_MAX = 4 << 20
@@ -27,13 +27,19 @@ _SOCKET_BUFFER_BYTES = 1 << 20
 
 
 class Doom(msgspec.Struct):
-    """Why the item `seq` is being ended, and when its process is killed if it has not ended by itself
-    (monotonic seconds)."""
+    """Why the item `seq` is being ended: the outcome's kind and error.
+
+    `means` are the names of what will be done to its process, one after another, the next at `next_at`
+    (monotonic seconds).
+    """
 
     seq: int
     kind: str
     error: dict[str, Any]
-    kill_at: float
+    means: list[str] = msgspec.field(
+        default_factory=lambda: ["TERMINATE", "KILL", "KILL_DIRECTLY", "KILL_ZYGOTE"]
+    )
+    next_at: float = 0.0
 
 
 class Link:
@@ -43,6 +49,7 @@ class Link:
     Attributes:
         held: what was placed here and not reported, by number: the attempt and its estimated seconds. Numbers
             grow.
+        condemned: items that are to be ended as soon as they are seen to run.
         load_s: the sum of those estimates.
         pid: None until the zygote has told.
         done: items that were reported as run.
@@ -66,7 +73,11 @@ class Link:
         self.retired = False
         self.damaged = False
         self.revoked = False
+        self.dirty = False
+        self.condemned: set[int] = set()
         self.doom: Doom | None = None
+        self.last_sign = (0, 0)
+        self.last_sign_at = born_at
         self.idle_since = born_at
         self.punched = 0
         self.measured_at_done = 0
@@ -137,6 +148,8 @@ class Link:
         if found is None:
             return None
         attempt, estimate_s = found
+        if self.condemned:
+            self.condemned.discard(seq)
         self.held_bytes -= len(attempt.payload)
         self.load_s = self.load_s - estimate_s if self.held else 0.0
         return attempt
@@ -223,6 +236,11 @@ class Link:
         """Finished results that the worker has not sent; the stream may bring the same ones again."""
         count, data = self.page.published(dead=dead)
         return list(decode(b"\xdd" + count.to_bytes(4, "big") + data)) if count else []
+
+    @property
+    def sign_of_life(self) -> tuple[int, int]:
+        """Changes whenever the worker begins or reports anything."""
+        return self.page.words[BEGUN], self._seen_seq
 
     @property
     def base_anonymous_bytes(self) -> int:

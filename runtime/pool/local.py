@@ -18,17 +18,19 @@ import msgspec
 import structlog
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import Cancelled, FunctionTimeout, OutOfMemory, WorkerCrashed
+from headrace.runtime.errors import PayloadTooLarge, WorkerCrashed
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import LoadError, Manifest
-from headrace.runtime.pool import capture, limits, process
+from headrace.runtime.pool import capture, process
 from headrace.runtime.pool.code import ARGUMENT_BYTES_MAX, Setup
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.control import MARK_NAME, Control, worker_environment
-from headrace.runtime.pool.frame import FrameTooLarge
-from headrace.runtime.pool.link import BYTES_MAX, ITEMS_MAX, Doom, Link
+from headrace.runtime.pool.frame import FRAME_BYTES_MAX, FrameTooLarge
+from headrace.runtime.pool.link import Link
+from headrace.runtime.pool.placement import Placement
 from headrace.runtime.pool.protocol import PoolEvents
+from headrace.runtime.pool.watch import Means, Watch, cancelled, doom_by_wish, how_it_ended
 
 TICK_S = 0.01
 MEASURE_EVERY_TICKS = 5
@@ -36,18 +38,9 @@ LOAD_TIME_MAX_S = 60.0
 BURST_IDLE_S = 5.0
 STOP_ZYGOTE_S = 8.0
 
-# Placement. An item that is estimated above QUEUE_S is never queued behind another, and a worker is given no
-# more than # LOAD_MAX_S in all. A function's first item has the estimate UNKNOWN_S, so it has a worker to
-# itself.
-QUEUE_S = 0.005
-LOAD_MAX_S = 0.010
-URGENT_WAIT_S = 0.002
-UNKNOWN_S = 1.0
-ESTIMATE_MIN_S = 5e-6
-ESTIMATE_WEIGHT = 0.2
-ESTIMATES_MAX = 10_000
-
 RESPAWN_FIRST_S, RESPAWN_MAX_S = 0.1, 5.0
+ZYGOTE_SETTLED_S = 10.0
+PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
 
 _log = structlog.get_logger(__name__)
 
@@ -66,8 +59,7 @@ class LocalPool:
         env: added to the scrubbed environment that user code gets.
         kill_grace_s: between SIGTERM and SIGKILL.
         recycle_after: a worker is replaced after so many invocations, or once its anonymous memory has grown
-            by
-            `recycle_growth_bytes`; always between two invocations.
+            by `recycle_growth_bytes`; always between two invocations.
         hold_fds: descriptors that the zygote keeps open until no process of the pool is left.
     """
 
@@ -105,8 +97,7 @@ class LocalPool:
         self._clock = clock
         self._config = config or WorkerConfig()
         self._env = dict(env or {})
-        self._kill_grace_s = kill_grace_s
-        self._recycle_after, self._recycle_growth_bytes = recycle_after, recycle_growth_bytes
+        self._recycle_after = recycle_after
         self._hold_fds = tuple(hold_fds)
 
         self._folder: Path | None = None
@@ -114,21 +105,19 @@ class LocalPool:
         self._control_gone = asyncio.Event()
         self._manifest_told: asyncio.Future[Manifest | None] | None = None
         self._links: dict[int, Link] = {}
-        self._regular: list[Link] = []
-        self._burst: list[Link] = []
-        self._idle: dict[int, Link] = {}
+        self._placement = Placement()
+        self._watch = Watch(kill_grace_s=kill_grace_s, recycle_growth_bytes=recycle_growth_bytes)
         self._dirty: list[Link] = []
-        self._turn = 0
         self._numbers = itertools.count(1)
-        self._estimates: dict[str, float] = {}
         self._refused = False
-        self._table = process.ProcessTable()
         self._ticks = 0
         self._ticking = False
         self._wake = asyncio.Event()
         self._quiet = asyncio.Event()
-        self._early_deaths = 0
+        self._respawn_wait = 0.0
         self._respawn_at = 0.0
+        self._served_at = 0.0
+        self._restart_wait = 0.0
         self._serving = False
         self._stopping = False
         self._stop: asyncio.Task[None] | None = None
@@ -173,7 +162,7 @@ class LocalPool:
         if manifest is None:
             if told.done():
                 code = await control.wait_ended()
-                why = f"importing the code ended its process ({_how_it_ended(code)})"
+                why = f"importing the code ended its process ({how_it_ended(code)})"
             else:
                 control.kill()
                 await control.wait_ended()
@@ -188,8 +177,8 @@ class LocalPool:
 
     def _serve(self) -> None:
         self._serving = True
-        for _ in range(self._workers - len(self._regular)):
-            self._add_worker(burst=False)
+        self._served_at = self._clock.monotonic()
+        self._fill_up()
 
     def _add_worker(self, *, burst: bool) -> Link:
         assert self._control is not None
@@ -200,11 +189,7 @@ class LocalPool:
             next(self._numbers), slot, burst=burst, folder=self._folder, born_at=self._clock.monotonic()
         )
         self._links[link.number] = link
-        if burst:
-            self._burst.append(link)
-        else:
-            self._regular.append(link)
-            self._idle[link.number] = link
+        self._placement.add(link)
         link.watch(self._loop, self._readable)
         self._control.fork(link.number, slot, link.handed)
         link.give_away()
@@ -214,56 +199,37 @@ class LocalPool:
     # ---- placing -------------------------------------------------------------------------------------------
 
     def offer(self, attempt: Attempt) -> bool:
-        """See Pool. Costs about a microsecond; frames leave when this turn of the loop ends."""
-        estimate = self._estimates.get(attempt.function, UNKNOWN_S)
-        link = self._place(attempt, estimate)
+        """See Pool. Costs about a microsecond; frames leave when this turn of the loop ends.
+
+        Raises: PayloadTooLarge above PAYLOAD_BYTES_MAX, which no frame can hold.
+        """
+        placement = self._placement
+        estimate = placement.estimate(attempt.function)
+        link = placement.choose(attempt, estimate) if self._serving else None
         if link is None:
-            self._refused = True
-            return False
+            if not attempt.urgent or not self._serving or len(placement.burst) >= self._burst_workers:
+                self._refused = True
+                return False
+            link = self._add_worker(burst=True)
+        if len(attempt.payload) > PAYLOAD_BYTES_MAX:
+            raise PayloadTooLarge(len(attempt.payload), PAYLOAD_BYTES_MAX)
         if not link.held:
-            self._idle.pop(link.number, None)
-        if not self._dirty:
-            self._loop.call_soon(self._flush)
-            if not self._ticking:
-                self._wake.set()
-        if link not in self._dirty:
+            placement.stir(link)
+            link.last_sign_at = self._clock.monotonic()
+        if not link.dirty:
+            link.dirty = True
+            if not self._dirty:
+                self._loop.call_soon(self._flush)
+                if not self._ticking:
+                    self._wake.set()
             self._dirty.append(link)
         link.put(attempt, estimate)
         return True
 
-    def _place(self, attempt: Attempt, estimate: float) -> Link | None:
-        """The worker for an attempt: an idle one, else in turn one whose queue is short, else for an
-        urgent one a new one."""
-        if not self._serving:
-            return None
-        if self._idle:
-            return next(iter(self._idle.values()))
-        urgent = attempt.urgent
-        if estimate <= QUEUE_S:
-            size = len(attempt.payload)
-            load_max = URGENT_WAIT_S if urgent else LOAD_MAX_S - estimate
-            links = self._regular
-            for _ in range(len(links)):
-                self._turn = turn = self._turn + 1 if self._turn + 1 < len(links) else 0
-                link = links[turn]
-                if (
-                    link.load_s <= load_max
-                    and len(link.held) < ITEMS_MAX
-                    and link.held_bytes + size <= BYTES_MAX
-                    and link.open
-                ):
-                    return link
-        if urgent:
-            for link in self._burst:
-                if not link.held and link.open:
-                    return link
-            if len(self._burst) < self._burst_workers:
-                return self._add_worker(burst=True)
-        return None
-
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for link in dirty:
+            link.dirty = False
             link.flush()
 
     # ---- outcomes ------------------------------------------------------------------------------------------
@@ -287,9 +253,9 @@ class LocalPool:
             # Only user code that writes into descriptors it does not own can do this. What was running pays.
             _log.error("a worker's stream is damaged; the worker is ended", worker=link.number)
             link.damaged = link.closing = True
-            self._idle.pop(link.number, None)
+            self._placement.stir(link)
             link.unwatch()
-            self._signal(link, signal.SIGKILL)
+            self._end_worker(link, Means.KILL)
         if not link.held:
             self._emptied(link)
 
@@ -303,9 +269,10 @@ class LocalPool:
     def _settle(self, link: Link, results: list[list[Any]], reports: list[Report]) -> None:
         """Turn results into reports; the second time a result is seen it is nobody's."""
         since_epoch = self._clock.now() - self._clock.monotonic()
-        estimates = self._estimates
+        learn = self._placement.learn
         for result in results:
             seq, started, duration = result[0], result[1], result[2]
+            condemned = seq in link.condemned
             attempt = link.take(seq)
             if attempt is None:
                 continue
@@ -314,17 +281,12 @@ class LocalPool:
             else:
                 outcome = self._outcome(link, result, since_epoch)
                 if outcome.kind == "returned":
+                    if condemned:
+                        outcome = Outcome("cancelled", error=cancelled())
                     reports.append(Report(attempt.token, outcome))
                     continue
             link.done += 1
-            function = attempt.function
-            known = estimates.get(function)
-            if known is None:
-                if len(estimates) >= ESTIMATES_MAX:
-                    estimates.clear()
-                known = duration
-            known += ESTIMATE_WEIGHT * (duration - known)
-            estimates[function] = known if known > ESTIMATE_MIN_S else ESTIMATE_MIN_S
+            learn(attempt.function, duration)
             reports.append(Report(attempt.token, outcome))
 
     def _outcome(self, link: Link, result: list[Any], since_epoch: float) -> Outcome:
@@ -371,8 +333,7 @@ class LocalPool:
         if link.revoked:
             link.reopen()
         link.idle_since = self._clock.monotonic()
-        if not link.burst:
-            self._idle[link.number] = link
+        self._placement.rest(link)
 
     def _retire(self, link: Link) -> None:
         """Let an empty worker end, and start its successor at once."""
@@ -384,10 +345,7 @@ class LocalPool:
     def _forget(self, link: Link) -> None:
         """Nothing is placed on the worker any more."""
         link.closing = link.retired = True
-        self._idle.pop(link.number, None)
-        (self._burst if link.burst else self._regular)[:] = [
-            other for other in (self._burst if link.burst else self._regular) if other is not link
-        ]
+        self._placement.remove(link)
 
     # ---- the zygote speaks ---------------------------------------------------------------------------------
 
@@ -403,7 +361,7 @@ class LocalPool:
         if what == "forked":
             link.pid = message[2]
         elif what == "dead":
-            self._bury(link, _how_it_ended(message[2]), code=message[2])
+            self._bury(link, how_it_ended(message[2]), code=message[2])
         elif what == "failed":
             _log.error("a worker could not be started", why=message[2])
             self._bury(link, message[2], code=0)
@@ -438,12 +396,11 @@ class LocalPool:
         if self._serving:
             if early:
                 _log.error("a worker ended before its first invocation", how=how, output=last_words)
-                self._early_deaths += 1
-                wait = min(RESPAWN_FIRST_S * 2 ** (self._early_deaths - 1), RESPAWN_MAX_S)
-                self._respawn_at = self._clock.monotonic() + wait
+                self._respawn_wait = _longer(self._respawn_wait)
+                self._respawn_at = self._clock.monotonic() + self._respawn_wait
                 self._wake.set()
             else:
-                self._early_deaths = 0
+                self._respawn_wait = 0.0
                 self._fill_up()
         self._report(reports)
 
@@ -473,7 +430,7 @@ class LocalPool:
 
     def _fill_up(self) -> None:
         if self._clock.monotonic() >= self._respawn_at:
-            for _ in range(self._workers - len(self._regular)):
+            for _ in range(self._workers - len(self._placement.regular)):
                 self._add_worker(burst=False)
 
     def _on_gone(self) -> None:
@@ -487,6 +444,8 @@ class LocalPool:
         assert self._control is not None
         _log.error("the zygote ended; another is started", output=self._control.take_output()[-2000:])
         self._lose_all()
+        lived = self._clock.monotonic() - self._served_at
+        self._restart_wait = 0.0 if lived > ZYGOTE_SETTLED_S else _longer(self._restart_wait)
         if not self._stopping:
             self._restart = asyncio.create_task(self._start_over(), name="headrace-pool-restart")
 
@@ -520,12 +479,12 @@ class LocalPool:
         return len(found)
 
     async def _start_over(self) -> None:
-        wait = RESPAWN_FIRST_S
         while True:
             assert self._control is not None
             self._control.kill()
             await self._control.wait_ended()
             self._control.close()
+            await self._clock.sleep(self._restart_wait)
             manifest = await self._load()
             if manifest.version == self.manifest.version:
                 self._serve()
@@ -536,8 +495,7 @@ class LocalPool:
                 errors=[error.message for error in manifest.errors],
                 version=manifest.version,
             )
-            await self._clock.sleep(wait)
-            wait = min(wait * 2, RESPAWN_MAX_S)
+            self._restart_wait = _longer(self._restart_wait)
 
     # ---- limits --------------------------------------------------------------------------------------------
 
@@ -555,7 +513,8 @@ class LocalPool:
                 _log.exception("a look at the workers failed")
 
     def _needs_ticks(self) -> bool:
-        return bool(self._burst) or (self._serving and len(self._regular) < self._workers) or any(
+        placement = self._placement
+        return bool(placement.burst) or (self._serving and len(placement.regular) < self._workers) or any(
             link.held or link.done != link.measured_at_done for link in self._links.values()
         )  # fmt: skip
 
@@ -565,93 +524,53 @@ class LocalPool:
         now = self._clock.monotonic()
         self._ticks += 1
         measure = self._ticks % MEASURE_EVERY_TICKS == 0
-        if measure and process.LINUX:
-            self._table.refresh()
+        if measure:
+            self._watch.refresh()
         reports: list[Report] = []
         for link in list(self._links.values()):
             if link.held:
                 self._check(link, now, reports, measure=measure)
             elif measure and link.done != link.measured_at_done:
-                self._check_growth(link)
+                if self._watch.outgrown(link) and not link.retired:
+                    self._retire(link)
         if self._serving:
             self._fill_up()
             for link in [
-                link for link in self._burst if not link.held and now - link.idle_since > BURST_IDLE_S
+                link
+                for link in self._placement.burst
+                if not link.held and now - link.idle_since > BURST_IDLE_S
             ]:
                 self._retire(link)
         if reports:
             self._report(reports)
 
     def _check(self, link: Link, now: float, reports: list[Report], *, measure: bool) -> None:
-        executing = link.page.executing()
-        if executing is None:
-            return
-        seq, started = executing
-        held = link.held.get(seq)
-        if held is None:
-            return
-        attempt, estimate = held
-        elapsed = now - started
-        doom = link.doom
-        if doom is not None and doom.seq == seq:
-            if now >= doom.kill_at:
-                doom.kill_at = now + self._kill_grace_s
-                self._signal(link, signal.SIGKILL)
-            return
-        if elapsed > attempt.timeout_s:
-            message = f"{attempt.function} ran longer than its {attempt.timeout_s:g} s and was ended"
-            self._doom(link, seq, "timeout", {"code": FunctionTimeout.code, "message": message})
-        elif measure:
-            self._check_memory(link, seq, attempt)
-        if elapsed > TICK_S + 2 * estimate and not link.revoked:
-            if len(link.held) > 1:
-                # Finished results that wait behind a function that is slow for once, and work that has not
-                # begun.
-                self._settle_unsent(link, reports, dead=False)
+        means = self._watch.look(link, now, measure=measure)
+        if link.done >= self._recycle_after:
+            link.closing = True  # a worker that is never without work must be left to run dry
+        if means is not None:
+            self._end_worker(link, means)
+        if not link.revoked and self._watch.overdue(link, now):
+            # Finished results wait to be sent with that of an item that is slow for once, and others to
+            # begin.
+            self._settle_unsent(link, reports, dead=False)
             if len(link.held) > 1:
                 reports.extend(Report(stolen.token, Outcome("returned")) for stolen in link.steal())
-        if measure:
-            link.punched = (
-                capture.punch(link.output, link.punched)
-                if capture.size(link.output) > capture.PUNCH_ABOVE_BYTES
-                else 0
-            )
 
-    def _check_memory(self, link: Link, seq: int, attempt: Attempt) -> None:
-        base = link.base_anonymous_bytes
-        if link.pid is None or not base:
-            return
-        used = sum(map(limits.anonymous_bytes, (link.pid, *self._table.descendants(link.pid)))) - base
-        if used <= attempt.memory_bytes:
-            return
-        message = (
-            f"{attempt.function} and its processes used {used:,} bytes of memory; the limit is "
-            f"{attempt.memory_bytes:,}"
-        )
-        error = {"code": OutOfMemory.code, "message": message, "bytes": used, "limit": attempt.memory_bytes}
-        link.doom = Doom(seq, "out_of_memory", error, self._clock.monotonic() + self._kill_grace_s)
+    def _end_worker(self, link: Link, means: Means) -> None:
+        """End a worker's process; its pool hears of it when it is dead."""
         link.closing = True
-        self._signal(link, signal.SIGKILL)
-
-    def _check_growth(self, link: Link) -> None:
-        """Replace an idle worker that has grown."""
-        link.measured_at_done = link.done
-        base = link.base_anonymous_bytes
-        if link.pid is None or not base or link.closing:
+        if self._control is None:
             return
-        if limits.anonymous_bytes(link.pid) - base > self._recycle_growth_bytes:
-            self._retire(link)
-
-    def _doom(self, link: Link, seq: int, kind: str, error: dict[str, Any]) -> None:
-        """End the running item: SIGTERM now, SIGKILL after the grace."""
-        link.doom = Doom(seq, kind, error, self._clock.monotonic() + self._kill_grace_s)
-        link.closing = True
-        link.page.doom(seq)
-        self._signal(link, signal.SIGTERM)
-
-    def _signal(self, link: Link, signum: signal.Signals) -> None:
-        if self._control is not None:
-            self._control.signal(link.number, signum)
+        if means is Means.TERMINATE and link.doom is not None:
+            link.page.doom(link.doom.seq)
+            self._control.signal(link.number, signal.SIGTERM)
+        elif means is Means.KILL_DIRECTLY and link.pid is not None:
+            process.kill_group(link.pid)
+        elif means is Means.KILL_ZYGOTE:
+            self._control.kill()
+        else:
+            self._control.signal(link.number, signal.SIGKILL)
 
     # ---- asking --------------------------------------------------------------------------------------------
 
@@ -665,23 +584,25 @@ class LocalPool:
         return False
 
     def _kill(self, link: Link, seq: int) -> None:
-        error = {"code": Cancelled.code, "message": "it was cancelled"}
         executing = link.page.executing()
         if executing is None or executing[0] < seq:
             token = link.held[seq][0].token
             reports = []
             for attempt in link.steal():
-                outcome = Outcome("cancelled", error=error) if attempt.token == token else Outcome("returned")
+                outcome = Outcome("returned")
+                if attempt.token == token:
+                    outcome = Outcome("cancelled", error=cancelled())
                 reports.append(Report(attempt.token, outcome))
             if reports:
+                # Not from inside the caller's call: what it does with a report may ask the pool for more.
                 self._loop.call_soon(self._report, reports)
-            if not link.held:
-                self._emptied(link)
             if seq not in link.held:
                 return
             executing = link.page.executing()
+        link.condemned.add(seq)  # for the case that it begins just now
         if executing is not None and executing[0] == seq:
-            self._doom(link, seq, "cancelled", error)
+            link.doom = doom_by_wish(seq)
+            self._end_worker(link, self._watch.next_means(link.doom, self._clock.monotonic()))
 
     def running(self) -> list[tuple[int, float]]:
         """See Pool."""
@@ -705,9 +626,9 @@ class LocalPool:
     def load(self) -> dict[str, int]:
         """See Pool."""
         return {
-            "workers": len(self._regular),
+            "workers": len(self._placement.regular),
             "busy": sum(1 for link in self._links.values() if link.held),
-            "burst": len(self._burst),
+            "burst": len(self._placement.burst),
             "held": sum(len(link.held) for link in self._links.values()),
         }
 
@@ -767,11 +688,6 @@ class LocalPool:
                 future.cancel()
 
 
-def _how_it_ended(code: int) -> str:
-    """An exit code in words: `SIGSEGV` or `exit code 3`."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+def _longer(wait_s: float) -> float:
+    """The pause after one of `wait_s`: at first RESPAWN_FIRST_S, then twice as long, up to a bound."""
+    return min(max(RESPAWN_FIRST_S, 2 * wait_s), RESPAWN_MAX_S)

@@ -1,7 +1,7 @@
 """What the dispatcher asks of a pool of workers.
 
-Imports the floor only. A pool runs one version of the user's code. It places attempts on workers, enforces their limits and
-reports their outcomes; it knows nothing of queues, retries or databases.
+Imports the floor only. A pool runs one version of the user's code. It places attempts on workers, enforces
+their limits and reports their outcomes; it knows nothing of queues, retries or databases.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,15 @@ import msgspec
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.spec import Manifest
 
-
 OnReports = Callable[[Sequence[Report]], None]
 OnRoom = Callable[[], None]
 OnProgress = Callable[[int, dict[str, Any]], None]
 
 
 class PoolEvents(msgspec.Struct):
-    """What a pool calls, on the event loop: outcomes, room for more attempts, a function's own progress (by token)."""
+    """What a pool calls, on the event loop: outcomes, room for more attempts, a function's own progress (by
+    token).
+    """
 
     reports: OnReports
     room: OnRoom
@@ -32,19 +33,26 @@ class Pool(Protocol):
     manifest: Manifest
 
     async def start(self) -> Manifest:
-        """Load the code and start the workers; returns once the manifest is there. Load errors are in the manifest."""
+        """Load the code and start the workers; returns once the manifest is there. Load errors are in the
+        manifest.
+        """
 
     async def stop(self, *, grace_s: float) -> None:
-        """Take nothing more; wait up to `grace_s` for what runs, report what had not begun as `returned`, then kill the rest (also
-        reported as `returned`). Returns when every process is gone and every attempt reported."""
+        """Take nothing more; wait up to `grace_s` for what runs, report what had not begun as `returned`,
+        then kill the rest (also reported as `returned`). Returns when every process is gone and every attempt
+        reported.
+        """
 
     def offer(self, attempt: Attempt) -> bool:
-        """Place the attempt on a worker, or return False when there is no room for it now. `room` is called when there may be
-        again. What was offered is sent at the latest when the present turn of the event loop ends."""
+        """Place the attempt on a worker, or return False when there is no room for it now. `room` is called
+        when there may be again. What was offered is sent at the latest when the present turn of the event
+        loop ends.
+        """
 
     def kill(self, token: int) -> bool:
-        """End an attempt: not begun, it is reported `cancelled` at once; running, its process is ended (SIGTERM, grace, SIGKILL) and it
-        is reported `cancelled`. False when the pool does not hold it."""
+        """End an attempt: not begun, it is reported `cancelled` at once; running, its process is ended
+        (SIGTERM, grace, SIGKILL) and it is reported `cancelled`. False when the pool does not hold it.
+        """
 
     def running(self) -> list[tuple[int, float]]:
         """Attempts that are executing now: (token, seconds since it began)."""

@@ -1,7 +1,7 @@
 """The dispatcher: durable invocations from acceptance to their end, and synchronous calls past the queue.
 
-Imports the floor, the store's protocol and, of the pool, its protocol. It runs on the event loop and never blocks it. What it holds
-is bounded: a window of claims per flow; everything else waits in the store.
+Imports the floor, the store's protocol and, of the pool, its protocol. It runs on the event loop and never
+blocks it. What it holds is bounded: a window of claims per flow; everything else waits in the store.
 """
 
 import asyncio
@@ -15,7 +15,14 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import HeadraceError, LeaseLost, NodeStopping, StoreUnavailable, Throttled, UnknownFunction
+from headrace.runtime.errors import (
+    HeadraceError,
+    LeaseLost,
+    NodeStopping,
+    StoreUnavailable,
+    Throttled,
+    UnknownFunction,
+)
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import Ids, show_id
 from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Status
@@ -76,7 +83,13 @@ class _Running:
     __slots__ = ("claim", "flow", "future", "id", "lane", "marked", "progress", "spec")
 
     def __init__(
-        self, id: int, spec: FunctionSpec, flow: Flow, lane: Lane | None, claim: Claim | None, future: Any = None
+        self,
+        id: int,
+        spec: FunctionSpec,
+        flow: Flow,
+        lane: Lane | None,
+        claim: Claim | None,
+        future: Any = None,
     ) -> None:
         self.id = id
         self.spec = spec
@@ -100,9 +113,11 @@ class _Settling:
 
 
 class Dispatcher:
-    """Accepts invocations durably, runs them by priority and in fair turns, retries, and ends each somewhere visible.
+    """Accepts invocations durably, runs them by priority and in fair turns, retries, and ends each somewhere
+    visible.
 
-    `node` is this node's id in every claim. `logs` gets what an attempt printed. `chance` seeds the retry jitter.
+    `node` is this node's id in every claim. `logs` gets what an attempt printed. `chance` seeds the retry
+    jitter.
     """
 
     def __init__(
@@ -148,7 +163,8 @@ class Dispatcher:
         self.sync: dict[str, SyncCounters] = {}
         self.throttled: dict[str, int] = {}
 
-    # ---- life --------------------------------------------------------------------------------------------------------
+    # ---- life
+    # --------------------------------------------------------------------------------------------------------
 
     def use(self, pool: AttemptPool, functions: Iterable[FunctionSpec]) -> None:
         """Run on `pool` from now on, with these functions; what already runs elsewhere ends there."""
@@ -196,14 +212,17 @@ class Dispatcher:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ready = [claim for flow in self._flows.values() for lane in flow.lanes.values() for claim in lane.ready]
+        ready = [
+            claim for flow in self._flows.values() for lane in flow.lanes.values() for claim in lane.ready
+        ]
         for flow in self._flows.values():
             for lane in flow.lanes.values():
                 lane.ready.clear()
         if ready:
             await self._store.release(ready)
 
-    # ---- acceptance --------------------------------------------------------------------------------------------------
+    # ---- acceptance
+    # --------------------------------------------------------------------------------------------------
 
     @property
     def functions(self) -> Mapping[str, FunctionSpec]:
@@ -233,8 +252,8 @@ class Dispatcher:
     ) -> Put:
         """A Put for a new invocation; nothing is recorded yet.
 
-        `payload` is JSON, `delay_s` seconds from now. Raises UnknownFunction, NodeStopping, or Throttled when too much is waiting for
-        the disk.
+        `payload` is JSON, `delay_s` seconds from now. Raises UnknownFunction, NodeStopping, or Throttled when
+        too much is waiting for the disk.
         """
         spec = self._specs.get(function)
         if spec is None:
@@ -247,9 +266,20 @@ class Dispatcher:
         if now is None:
             now = self._clock.now()
         invocation = Invocation(
-            self._ids.next(), function, function, payload, now, now + delay_s, now + delay_s + spec.max_age_s,
-            spec.priority if priority is None else priority, 0, payload_ref, idempotency_key, tags, source,
-        )  # fmt: skip
+            self._ids.next(),
+            function,
+            function,
+            payload,
+            now,
+            now + delay_s,
+            now + delay_s + spec.max_age_s,
+            spec.priority if priority is None else priority,
+            0,
+            payload_ref,
+            idempotency_key,
+            tags,
+            source,
+        )
         return Put(invocation, None, now + IDEMPOTENCY_S if idempotency_key is not None else 0.0)
 
     def submit(
@@ -260,9 +290,11 @@ class Dispatcher:
         before: Sequence[Write] = (),
         now: float | None = None,
     ) -> None:
-        """Record new invocations, all or none, after the writes in `before`; `done` gets one Applied for each of `puts`.
+        """Record new invocations, all or none, after the writes in `before`; `done` gets one Applied for each
+        of `puts`.
 
-        With a refusal each of them carries it. What is due is claimed in the same step, and dispatched as soon as it is durable.
+        With a refusal each of them carries it. What is due is claimed in the same step, and dispatched as
+        soon as it is durable.
         """
         if now is None:
             now = self._clock.now()
@@ -307,8 +339,9 @@ class Dispatcher:
         return await future
 
     def adopt(self, flow: str, function: str, *, limit: int | None = None) -> None:
-        """The store holds new waiting invocations of a flow that nobody claimed yet: load them. `limit` is the flow's own
-        concurrency."""
+        """The store holds new waiting invocations of a flow that nobody claimed yet: load them. `limit` is
+        the flow's own concurrency.
+        """
         found = self._flow(flow, function)
         found.limit = limit
         self._need(found)
@@ -368,7 +401,8 @@ class Dispatcher:
                 self._rotation.offer(lane)
         self.dispatch()
 
-    # ---- dispatch ----------------------------------------------------------------------------------------------------
+    # ---- dispatch
+    # ----------------------------------------------------------------------------------------------------
 
     def dispatch(self) -> None:
         """Give the pool what it has room for: waiting callers first, then the queue."""
@@ -395,9 +429,15 @@ class Dispatcher:
                 continue
             self._token = token = self._token + 1
             attempt = Attempt(
-                token, invocation.function, invocation.id, claim.attempt, invocation.payload, spec.timeout_s,
-                spec.memory_bytes, invocation.payload_ref,
-            )  # fmt: skip
+                token,
+                invocation.function,
+                invocation.id,
+                claim.attempt,
+                invocation.payload,
+                spec.timeout_s,
+                spec.memory_bytes,
+                invocation.payload_ref,
+            )
             if not pool.offer(attempt):
                 break
             rotation.take(lane)
@@ -433,7 +473,9 @@ class Dispatcher:
             if outcome.output and self._on_output is not None:
                 self._on_output(held.spec, claim.invocation.id, claim.attempt, outcome, now)
             if outcome.kind == "ok":
-                settle = Settle(claim, Status.SUCCEEDED, outcome.value, outcome.result_ref, None, outcome.started_at)
+                settle = Settle(
+                    claim, Status.SUCCEEDED, outcome.value, outcome.result_ref, None, outcome.started_at
+                )
                 settles.append(_Settling([settle], held, outcome))
             elif outcome.kind == "returned":
                 self._requeue(held, claim)
@@ -452,7 +494,10 @@ class Dispatcher:
             settle = item.writes[0]
             if isinstance(settle, Settle):
                 if self.jobs is not None and settle.claim.invocation.job is not None:
-                    self._record([_Settling(list(self.jobs.settle(settle, item.outcome)), item.held, item.outcome)], now)
+                    self._record(
+                        [_Settling(list(self.jobs.settle(settle, item.outcome)), item.held, item.outcome)],
+                        now,
+                    )
                     continue
                 follow = self._destination(settle, item.held.spec, item.outcome, now)
                 if follow is not None:
@@ -496,7 +541,11 @@ class Dispatcher:
             if len(item.writes) > 1:
                 puts = [(w, a) for w, a in zip(item.writes, applied, strict=True) if isinstance(w, Put)]
                 self._arrived([put for put, _ in puts], [answer for _, answer in puts])
-        if self.jobs is not None and item.held.claim is not None and item.held.claim.invocation.job is not None:
+        if (
+            self.jobs is not None
+            and item.held.claim is not None
+            and item.held.claim.invocation.job is not None
+        ):
             self.jobs.settled(item.writes, applied)
 
     def _tell(self, settle: Settle) -> None:
@@ -505,14 +554,21 @@ class Dispatcher:
         watchers = self._watchers.pop(claim.invocation.id, None)
         if watchers is not None:
             ended = Ended(
-                claim.invocation.id, settle.status, settle.result, settle.result_ref, settle.error, claim.attempt
+                claim.invocation.id,
+                settle.status,
+                settle.result,
+                settle.result_ref,
+                settle.error,
+                claim.attempt,
             )
             for watcher in watchers:
                 watcher(ended)
 
     def _unrecorded(self, items: list[_Settling], error: BaseException) -> None:
         """The database could not record outcomes (a full disk): keep trying, since the functions have run."""
-        self._on_error("outcomes could not be recorded; trying again", {"error": str(error), "count": len(items)})
+        self._on_error(
+            "outcomes could not be recorded; trying again", {"error": str(error), "count": len(items)}
+        )
         self._spawn(self._record_later(items))
 
     async def _record_later(self, items: list[_Settling]) -> None:
@@ -540,9 +596,15 @@ class Dispatcher:
         invocation = claim.invocation
         if invocation.expires_at < now:
             late = now - invocation.accepted_at
-            error = {"code": "expired", "message": f"not succeeded {late:.0f} s after acceptance; max_age is {spec.max_age_s:g} s"}
+            error = {
+                "code": "expired",
+                "message": f"not succeeded {late:.0f} s after acceptance; max_age is {spec.max_age_s:g} s",
+            }
         else:
-            error = {"code": "node_lost", "message": f"its node was lost during each of {claim.attempt - 1} attempts"}
+            error = {
+                "code": "node_lost",
+                "message": f"its node was lost during each of {claim.attempt - 1} attempts",
+            }
         held = _Running(invocation.id, spec, flow, None, claim)
         settle = Settle(claim, Status.DEAD, error=error)
         self._settle([_Settling([settle], held, Outcome("error", error=error))], now)
@@ -597,13 +659,14 @@ class Dispatcher:
         flow.more = True
         self._spawn(self._store.release(ready))
 
-    # ---- synchronous calls -------------------------------------------------------------------------------------------
+    # ---- synchronous calls
+    # -------------------------------------------------------------------------------------------
 
     def call(self, function: str, payload: bytes) -> asyncio.Future[Outcome]:
         """Run a function now, past the queue and without a row in the store.
 
-        The future gets the Outcome. Raises UnknownFunction or NodeStopping at once; the future gets Throttled when no worker was
-        free in `sync_wait_s`.
+        The future gets the Outcome. Raises UnknownFunction or NodeStopping at once; the future gets Throttled
+        when no worker was free in `sync_wait_s`.
         """
         spec = self._specs.get(function)
         if spec is None:
@@ -660,16 +723,23 @@ class Dispatcher:
             return
         self.sync[spec.name].throttled += 1
         gate = self._gates[spec.name]
-        what = f"{spec.name} is paused" if gate.paused else f"no worker was free for {spec.name} in {self._sync_wait_s:g} s"
+        what = (
+            f"{spec.name} is paused"
+            if gate.paused
+            else f"no worker was free for {spec.name} in {self._sync_wait_s:g} s"
+        )
         future.set_exception(Throttled(what, 1.0))
 
     def _answer(self, held: _Running, outcome: Outcome, now: float) -> None:
         counters = self.sync[held.spec.name]
         if outcome.kind == "returned" and self._accepting:
-            # The worker went away before this call began: it is nobody's fault, so it is tried once more elsewhere.
+            # The worker went away before this call began: it is nobody's fault, so it is tried once more
+            # elsewhere.
             counters.failed += 1
             if not held.future.done():
-                held.future.set_exception(Throttled(f"the worker of {held.spec.name} went away before it began", 0.1))
+                held.future.set_exception(
+                    Throttled(f"the worker of {held.spec.name} went away before it began", 0.1)
+                )
             return
         if outcome.ok:
             counters.succeeded += 1
@@ -680,10 +750,12 @@ class Dispatcher:
         if not held.future.done():
             held.future.set_result(outcome)
 
-    # ---- control -----------------------------------------------------------------------------------------------------
+    # ---- control
+    # -----------------------------------------------------------------------------------------------------
 
     async def cancel(self, id: int) -> bool:
-        """End an invocation that waits or runs. True once a running one was told to stop or a waiting one has ended.
+        """End an invocation that waits or runs. True once a running one was told to stop or a waiting one has
+        ended.
 
         Raises WrongState when it has ended, from the store.
         """
@@ -706,7 +778,11 @@ class Dispatcher:
         if applied.refused is not None:
             raise applied.refused
         for watcher in self._watchers.pop(id, ()):
-            watcher(Ended(id, Status.CANCELLED, error={"code": "cancelled", "message": "cancelled before it began"}))
+            watcher(
+                Ended(
+                    id, Status.CANCELLED, error={"code": "cancelled", "message": "cancelled before it began"}
+                )
+            )
         return True
 
     def kill_job(self, job: int) -> None:
@@ -789,7 +865,8 @@ class Dispatcher:
                 out[held.spec.name] = out.get(held.spec.name, 0) + 1
         return out
 
-    # ---- the window over the store -----------------------------------------------------------------------------------
+    # ---- the window over the store
+    # -----------------------------------------------------------------------------------
 
     def _gate(self, function: str) -> FunctionGate:
         gate = self._gates.get(function)
@@ -854,7 +931,9 @@ class Dispatcher:
                     self._wake_at(flow, due)
         except StoreUnavailable as error:
             flow.more = True
-            self._on_error("the queue could not be read; trying again", {"flow": flow.name, "error": str(error)})
+            self._on_error(
+                "the queue could not be read; trying again", {"flow": flow.name, "error": str(error)}
+            )
             self._wake_at(flow, self._clock.now() + 1.0)
         finally:
             flow.loading = False
@@ -897,7 +976,12 @@ class Dispatcher:
             marks: list[Write] = []
             for token, seconds in [item for pool in self._pools for item in pool.running()]:
                 held = self._running.get(token)
-                if held is not None and held.claim is not None and not held.marked and seconds >= MARK_AFTER_S:
+                if (
+                    held is not None
+                    and held.claim is not None
+                    and not held.marked
+                    and seconds >= MARK_AFTER_S
+                ):
                     held.marked = True
                     marks.append(MarkRunning(held.claim, now - seconds))
             for mark in marks:
@@ -915,9 +999,8 @@ class Dispatcher:
 
 
 def _ignore(result: list[Applied] | BaseException) -> None:
-    """A mark that came too late or could not be recorded changes nothing: the attempt's end is what counts."""
+    """A mark that came too late or could not be recorded changes nothing: the attempt's end counts."""
 
 
 def _function_of(flow: str) -> str | None:
     return None if flow.startswith("job:") else flow
-

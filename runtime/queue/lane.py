@@ -1,8 +1,8 @@
 """Lanes: the ready queues, and who is served next.
 
-Imports the floor only. A lane is a bounded window over the store for one flow and priority. Inside a priority class flows take
-turns, each getting as many invocations a turn as its weight says (deficit round robin), so that one job's 10,000 chunks starve
-nobody; classes are served strictly from the highest down.
+Imports the floor only. A lane is a bounded window over the store for one flow and priority. Inside a priority
+class flows take turns, each getting as many invocations a turn as its weight says (deficit round robin), so
+that one job's 10,000 chunks starve nobody; classes are served strictly from the highest down.
 """
 
 from collections import deque

@@ -1,4 +1,5 @@
-"""What the dispatcher needs of the rooms above it: a pool that runs attempts, and the jobs' say in how theirs end.
+"""What the dispatcher needs of the rooms above it: a pool that runs attempts, and the jobs' say in how theirs
+end.
 
 Imports the floor only. The composition root hands the real ones over.
 """

@@ -1,7 +1,7 @@
 """What the engine asks of a database: one Protocol per caller, and the values they answer with.
 
-Imports the floor only. No method reads the clock: callers pass `now`, so that one clock decides every lease. Nothing here
-may assume that there is one node.
+Imports the floor only. No method reads the clock: callers pass `now`, so that one clock decides every lease.
+Nothing here may assume that there is one node.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,8 @@ Done = Callable[[list[Applied] | BaseException], None]
 class Counters(msgspec.Struct, kw_only=True):
     """The books of one function: accepted = waiting + running + succeeded + dead + cancelled.
 
-    They survive retention. `oldest_accepted_at` is when the oldest waiting one was accepted, in epoch seconds.
+    They survive retention. `oldest_accepted_at` is when the oldest waiting one was accepted, in epoch
+    seconds.
     """
 
     accepted: int = 0
@@ -33,7 +34,9 @@ class Counters(msgspec.Struct, kw_only=True):
 
 
 class ScheduleState(msgspec.Struct, kw_only=True):
-    """What the store remembers of a schedule. `definition` is its canonical text; `anchor` the moment `rate` counts from."""
+    """What the store remembers of a schedule. `definition` is its canonical text; `anchor` the moment `rate`
+    counts from.
+    """
 
     name: str
     definition: str
@@ -59,25 +62,33 @@ class QueueStore(Protocol):
     def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
         """Record `writes`, atomically; `done` is called on the event loop once they are durable.
 
-        It gets one Applied a write, in order, or the error that kept the database from recording them. When one write is
-        refused, none of the list is recorded, and each of the others answers with the same refusal. Lists are recorded in the
-        order of the calls. Returns at once; never blocks the event loop.
+        It gets one Applied a write, in order, or the error that kept the database from recording them. When
+        one write is refused, none of the list is recorded, and each of the others answers with the same
+        refusal. Lists are recorded in the order of the calls. Returns at once; never blocks the event loop.
         """
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
-        """`submit`, awaited. Raises StorageFull, ReadOnlyStorage, StoreUnavailable or DataDamaged; nothing is recorded then."""
+        """`submit`, awaited. Raises StorageFull, ReadOnlyStorage, StoreUnavailable or DataDamaged; nothing is
+        recorded then.
+        """
 
     async def claim(self, node: str, *, flow: str, limit: int, now: float) -> list[Claim]:
-        """Claim up to `limit` due, waiting, unclaimed invocations of a flow: by priority (higher first), due time, id."""
+        """Claim up to `limit` due, waiting, unclaimed invocations of a flow: by priority (higher first), due
+        time, id.
+        """
 
     async def next_due(self, flow: str, *, now: float) -> float | None:
-        """When the flow's next unclaimed waiting invocation that is not yet due will be; None when there is none."""
+        """When the flow's next unclaimed waiting invocation that is not yet due will be; None when there is
+        none.
+        """
 
     async def flows(self) -> list[str]:
         """The flows that have waiting invocations."""
 
     async def release(self, claims: Sequence[Claim]) -> None:
-        """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are ignored."""
+        """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are
+        ignored.
+        """
 
     async def join(self, node: str, *, until: float, now: float) -> int:
         """Begin a node's lease and get its number, unique among live nodes."""
@@ -91,8 +102,8 @@ class QueueStore(Protocol):
     async def release_expired(self, *, now: float) -> list[Claim]:
         """Take back the claims of nodes whose lease has run out: they wait again.
 
-        An attempt is spent only where MarkRunning had recorded that it ran. Returns the claims taken back with a recorded
-        attempt, so that the caller can decide whether their invocations are dead (NodeLost).
+        An attempt is spent only where MarkRunning had recorded that it ran. Returns the claims taken back
+        with a recorded attempt, so that the caller can decide whether their invocations are dead (NodeLost).
         """
 
 
@@ -125,10 +136,11 @@ class InvocationStore(Protocol):
     async def expire(
         self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
     ) -> list[str]:
-        """Remove up to `limit` ended invocations: succeeded and cancelled ones that ended before `succeeded_before` or are beyond
-        the newest `keep`, dead ones that ended before `dead_before`; with jobs that ended before `dead_before` and their
-        invocations. An unended job's invocations stay. Returns the object addresses (payload_ref, result_ref in the system bucket)
-        that nobody needs any more."""
+        """Remove up to `limit` ended invocations: succeeded and cancelled ones that ended before
+        `succeeded_before` or are beyond the newest `keep`, dead ones that ended before `dead_before`; with
+        jobs that ended before `dead_before` and their invocations. An unended job's invocations stay. Returns
+        the object addresses (payload_ref, result_ref in the system bucket) that nobody needs any more.
+        """
 
 
 class JobStore(Protocol):
@@ -137,15 +149,22 @@ class JobStore(Protocol):
     async def job(self, id: int) -> Job | None:
         """One job, or None."""
 
-    async def jobs(self, *, status: Sequence[str] = (), function: str | None = None, before: int | None = None,
-                   limit: int = 100) -> list[Job]:  # fmt: skip
+    async def jobs(
+        self,
+        *,
+        status: Sequence[str] = (),
+        function: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Job]:
         """Jobs, newest first, with ids below `before`."""
 
     async def job_counts(self, id: int) -> dict[int, JobCounts]:
         """Counts by stage."""
 
-    async def job_parts(self, id: int, *, stage: int, after: int = -1, limit: int = 1000,
-                        status: Status | None = None) -> list[Record]:  # fmt: skip
+    async def job_parts(
+        self, id: int, *, stage: int, after: int = -1, limit: int = 1000, status: Status | None = None
+    ) -> list[Record]:
         """A stage's invocations with an index above `after`, by index."""
 
 
@@ -161,8 +180,9 @@ class TriggerStore(Protocol):
         """A position that CursorMoved recorded."""
 
     async def schedule(self, name: str, *, definition: str, now: float) -> ScheduleState:
-        """The schedule's state; made, with anchor `now`, when it is new. A changed definition raises its generation and moves the
-        anchor."""
+        """The schedule's state; made, with anchor `now`, when it is new. A changed definition raises its
+        generation and moves the anchor.
+        """
 
     async def schedules(self) -> list[ScheduleState]:
         """All that are known."""
@@ -184,4 +204,6 @@ class Store(QueueStore, InvocationStore, JobStore, TriggerStore, Protocol):
         """Record what was submitted, then close. Twice is harmless."""
 
     async def health(self) -> dict[str, Any]:
-        """Facts for operators: file, schema, journal mode, sizes in bytes, commits, the longest recent commit in seconds."""
+        """Facts for operators: file, schema, journal mode, sizes in bytes, commits, the longest recent commit
+        in seconds.
+        """

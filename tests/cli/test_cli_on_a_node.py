@@ -1,6 +1,5 @@
 """The command line against a real node."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,24 +11,22 @@ import pytest
 
 from headrace.runtime.cli.command import run
 
-_spec = importlib.util.spec_from_file_location(
-    "client_fixtures", Path(__file__).resolve().parents[1] / "client" / "conftest.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-client_fixtures = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(client_fixtures)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "client"))
+from served_node import RunningNode, serving
 
+HEADRACE = [sys.executable, "-m", "headrace"]
 Headrace = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def running_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    yield from client_fixtures.serving(tmp_path_factory.mktemp("node"))
+def running_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    yield from serving(tmp_path_factory.mktemp("node"))
 
 
 @pytest.fixture
-def headrace(running_node: Any, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Headrace:
+def headrace(
+    running_node: RunningNode, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Headrace:
     """Runs a command in an empty folder; its exit code, output and errors. The node is found by its data folder."""
     monkeypatch.setenv("HEADRACE_DATA", str(running_node.data))
     monkeypatch.chdir(tmp_path)
@@ -53,10 +50,9 @@ def test_a_payload_may_come_from_a_file(headrace: Headrace) -> None:
     assert headrace("invoke", "shop.echo", "-p", "@body.json")[:2] == (0, "[1]\n")
 
 
-def test_a_payload_may_come_from_standard_input(running_node: Any) -> None:
+def test_a_payload_may_come_from_standard_input(running_node: RunningNode) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "headrace", "invoke", "shop.echo", "-p", "-", "--url", running_node.url]
-        + ["--token", running_node.token],
+        [*HEADRACE, "invoke", "shop.echo", "-p", "-", "--url", running_node.url, "--token", running_node.token],
         input=b'"piped"', capture_output=True, timeout=60, cwd=Path(__file__).resolve().parents[2],
     )  # fmt: skip
 
@@ -79,7 +75,9 @@ def test_async_prints_the_id_and_wait_its_result(headrace: Headrace) -> None:
     assert headrace("invocations", "show", id, "--wait", "20", "--json")[0] == 0
     assert id in headrace("invocations", "list", "--tag", "cli")[1]
     assert headrace("invoke", "shop.echo", "-p", "6", "--wait")[:2] == (0, "6\n")
-    assert json.loads(headrace("invoke", "shop.echo", "-p", "7", "--async", "--json")[1]).keys() == {"invocation_id"}
+    assert json.loads(headrace("invoke", "shop.echo", "-p", "7", "--async", "--json")[1]).keys() == {
+        "invocation_id"
+    }
 
 
 def test_an_invocation_is_cancelled(headrace: Headrace) -> None:
@@ -97,7 +95,9 @@ def test_dead_letters_are_listed_shown_and_redriven(headrace: Headrace) -> None:
     id = headrace("invoke", "shop.fail", "-p", '{"why": "bad"}', "--async")[1].strip()
     headrace("invocations", "show", id, "--wait", "20")
 
-    assert id in [item["invocation_id"] for item in json.loads(headrace("dead-letters", "list", "--json")[1])["items"]]
+    assert id in [
+        item["invocation_id"] for item in json.loads(headrace("dead-letters", "list", "--json")[1])["items"]
+    ]
     assert "ValueError: bad" in headrace("dead-letters", "list")[1]
     assert "ValueError: bad" in headrace("dead-letters", "show", id)[1]
     assert headrace("dead-letters", "redrive", id)[:2] == (0, f"{id} is waiting again.\n")

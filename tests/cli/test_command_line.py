@@ -44,7 +44,10 @@ def test_help_lists_every_command_and_loads_none(capsys: pytest.CaptureFixture[s
 def test_invoke_loads_no_more_than_one_call_needs() -> None:
     loaded = modules_after("invoke", "a.b", "--url", NOWHERE)
 
-    assert not {"rich", "pydantic", "pydantic_settings", "msgspec", "asyncio", "cloudpickle", "sqlalchemy"} & loaded
+    assert (
+        not {"rich", "pydantic", "pydantic_settings", "msgspec", "asyncio", "cloudpickle", "sqlalchemy"}
+        & loaded
+    )
 
 
 @pytest.mark.parametrize("command", [*COMMANDS])
@@ -174,7 +177,9 @@ def test_an_error_of_ours_is_one_line_with_the_trace_on_demand(
         raise LookupError("lost")
 
     monkeypatch.setattr("headrace.runtime.cli.verify._book", broken)
-    monkeypatch.setattr("headrace.runtime.client.client.Client.stats", lambda self: {"total": {}, "functions": {}})
+    monkeypatch.setattr(
+        "headrace.runtime.client.client.Client.stats", lambda self: {"total": {}, "functions": {}}
+    )
 
     assert run(["verify"]) == 1
     assert capsys.readouterr().err.startswith("error: LookupError: lost. This is a bug in headrace")
@@ -187,7 +192,11 @@ def test_a_closed_pipe_ends_a_command_quietly() -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "headrace", "config"], stdout=write, stderr=subprocess.PIPE, cwd=ROOT, timeout=60
+        [sys.executable, "-m", "headrace", "config"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        timeout=60,
     )
     os.close(write)
 
@@ -200,7 +209,9 @@ def test_ctrl_c_ends_a_command_with_130_and_no_trace(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # takes the call and never answers
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "headrace", "invoke", "a.b", "--url", url], cwd=ROOT, stderr=subprocess.PIPE
+            [sys.executable, "-m", "headrace", "invoke", "a.b", "--url", url],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
         )
         connection, _ = server.accept()
         process.send_signal(signal.SIGINT)

@@ -68,7 +68,7 @@ def test_a_file_that_cannot_be_analysed_is_one_clear_error(tmp_path: Path) -> No
 def test_an_interrupted_demo_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "demo"
     asked = "import sys; from pathlib import Path; from headrace.runtime.cli.demo import run_demo; "
-    asked += "sys.exit(run_demo(data=Path(sys.argv[1]), size_mb=12, workers=1))"
+    asked += "sys.exit(run_demo(data=Path(sys.argv[1]), size_mb=8, workers=1))"
     with subprocess.Popen(
         [sys.executable, "-c", asked, str(data)],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -25,7 +26,7 @@ from headrace.runtime.cli.demo.place import (
 )
 from headrace.runtime.cli.demo.report import print_findings, print_places
 from headrace.runtime.cli.demo.reviews_file import COLUMNS, write_reviews
-from headrace.runtime.cli.demo.run import source_of
+from headrace.runtime.cli.demo.run import Demo, source_of
 from headrace.runtime.errors import DataInUse, InvalidSettings
 from headrace.runtime.objects.folder import FolderStore
 
@@ -222,6 +223,32 @@ def test_a_wrong_argument_is_refused_before_anything_is_made(
     assert [entry.name for entry in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_without_vader_the_demo_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vaderSentiment", None)  # what an import of it then finds
+
+    with pytest.raises(InvalidSettings, match="needs vaderSentiment") as refused:
+        run_demo(data=tmp_path / "demo")
+
+    assert "pip install 'headrace[examples]'" in refused.value.hint
+    assert not (tmp_path / "demo").exists()
+
+
+def test_without_matplotlib_there_is_a_result_and_no_chart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    demo = Demo(console, data=tmp_path, workers=None)
+    found = {"result": result_of(products(2)), "source": "x.csv", "job_id": "j1", "function": "reviews.score"}
+
+    chart = demo.draw(found, tmp_path / "chart.png")
+
+    assert chart is None
+    assert demo.document(found, chart)["chart"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("input", "name"),
     [
@@ -290,7 +317,7 @@ def test_the_table_shows_the_best_and_the_worst_of_many(console: Console) -> Non
     assert "product 039" in text
     assert "product 020" not in text
     assert "… 24 more" in text
-    assert "human mean" in text
+    assert "rating: mean of the people" in text
     assert "400 human ratings: 0.5000" in text
 
 
@@ -299,7 +326,7 @@ def test_a_table_without_ratings_has_no_column_for_them(console: Console) -> Non
 
     print_findings(console, found, source="[red]x.csv")
 
-    assert "human" not in printed(console)
+    assert "rating" not in printed(console)
     assert "[bold]" in printed(console)
     assert "[red]x.csv" in printed(console)
 

@@ -113,7 +113,8 @@ def test_the_projects_own_tests_pass(tmp_path: Path) -> None:
 
 def test_the_projects_functions_load_without_an_error(tmp_path: Path) -> None:
     run_init(tmp_path, say=lambda line: None)
-    asked = "import sys; from headrace.runtime.loading import load, request_for; "
+    asked = "import sys; from headrace.runtime.code import request_for; "
+    asked += "from headrace.runtime.loading import load; "
     asked += "m = load(request_for(['functions'])).manifest; "
     asked += "print(*[e.message for e in m.errors], sep='\\n', file=sys.stderr); "
     asked += "print(*sorted(f.name for f in m.functions if f.name.startswith('app.')))"

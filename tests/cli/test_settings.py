@@ -13,7 +13,7 @@ from headrace.runtime.settings import Settings, Token, describe, known_settings,
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path
 
 
 def write(text: str) -> Path:
@@ -25,7 +25,12 @@ def write(text: str) -> Path:
 def test_without_sources_the_defaults_hold() -> None:
     settings = load_settings()
 
-    assert (settings.host, settings.port, settings.burst_workers, settings.sync_wait_s) == ("127.0.0.1", 8080, 8, 1)
+    assert (settings.host, settings.port, settings.burst_workers, settings.sync_wait_s) == (
+        "127.0.0.1",
+        8080,
+        8,
+        1,
+    )
     assert (settings.body_bytes_sync, settings.body_bytes_async) == (6 << 20, 1 << 20)
     assert (settings.kept.dead_s, settings.kept.logs_bytes) == (14 * 86_400, 1 << 30)
     assert (settings.defaults.timeout_s, settings.defaults.retries) == (60, 2)
@@ -80,8 +85,16 @@ def test_places_in_the_file_are_relative_to_it() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("port = 1\nwokers = 2\n", "headrace.toml:2: there is no setting named wokers", "Did you mean workers?"),
-        ("[kept]\nlog_s = 1\n", "headrace.toml:2: there is no setting named kept.log_s", "Did you mean kept.logs_s?"),
+        (
+            "port = 1\nwokers = 2\n",
+            "headrace.toml:2: there is no setting named wokers",
+            "Did you mean workers?",
+        ),
+        (
+            "[kept]\nlog_s = 1\n",
+            "headrace.toml:2: there is no setting named kept.log_s",
+            "Did you mean kept.logs_s?",
+        ),
         ("[kpet]\nlogs_s = 1\n", "headrace.toml:2: there is no setting named kpet.logs_s", "kept.logs_s"),
         ('\nport = "x"\n', r"port \(headrace.toml:2\) is 'x'", "port to listen on"),
         ('drain_s = "1 week"\n', r"drain_s .* such as \"90 s\"", "seconds"),
@@ -129,7 +142,9 @@ def test_tokens_are_read_from_text_and_hidden(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("text", ["secret", "ci:invoke", "ci::secret", "ci:fly:secret", ":invoke:secret"])
-def test_a_token_of_another_form_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_token_of_another_form_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.setenv("HEADRACE_TOKENS", text)
 
     with pytest.raises(InvalidSettings) as caught:

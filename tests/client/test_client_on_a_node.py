@@ -207,7 +207,7 @@ def test_map_consumes_no_more_items_than_its_window(client: Client) -> None:
 
     def items() -> Iterator[int]:
         nonlocal taken
-        for taken in range(100_000):  # noqa: B007 - read by the test
+        for taken in range(100_000):
             yield taken
 
     results = client.map("shop.echo", items())
@@ -276,7 +276,12 @@ def test_a_dead_letter_is_listed_and_redriven_under_its_id(client: Client) -> No
 
 
 def test_functions_are_listed(client: Client) -> None:
-    assert {f["name"] for f in client.functions()} == {"shop.echo", "shop.fail", "shop.never", "shop.wait_for"}
+    assert {f["name"] for f in client.functions()} == {
+        "shop.echo",
+        "shop.fail",
+        "shop.never",
+        "shop.wait_for",
+    }
     assert client.function("shop.fail")["doc"] == "Raises what it is told."
 
 

@@ -204,3 +204,29 @@ async def test_workers_that_cannot_begin_are_tried_again_with_growing_pauses(sta
 
     assert asyncio.get_running_loop().time() - begun > 0.3
     assert await bench.value("echo", 1) == 1
+
+
+async def test_a_zygote_that_does_not_answer_cannot_protect_a_worker_from_its_limits(
+    start, monkeypatch
+) -> None:
+    monkeypatch.setattr("headrace.runtime.pool.watch.ESCALATE_S", 0.1)
+    bench = await start(kill_grace_s=0.1)
+    token = bench.offer("loop_in_c", timeout_s=0.3)
+    await bench.executing(token)
+
+    os.kill(bench.pool._control.pid, signal.SIGSTOP)
+
+    assert (await bench.outcome(token)).kind in ("timeout", "returned")
+    assert await bench.value("echo", 1) == 1
+
+
+async def test_a_worker_that_is_stopped_with_work_in_its_queue_is_replaced(start, monkeypatch) -> None:
+    monkeypatch.setattr("headrace.runtime.pool.watch.STALL_S", 0.2)
+    bench = await start()
+    pid = (await bench.value("who"))["pid"]
+
+    os.kill(pid, signal.SIGSTOP)
+    outcome = await bench.run("echo", 1)
+
+    assert outcome.kind == "returned"
+    assert await bench.value("echo", 1) == 1

@@ -3,6 +3,10 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from headrace.runtime.errors import PayloadTooLarge
+
 
 def event_for(folder: Path, name: str) -> dict[str, str]:
     return {"begun": str(folder / f"{name}.begun"), "until": str(folder / f"{name}.until")}
@@ -203,3 +207,35 @@ async def test_what_runs_is_listed_with_its_time(start, tmp_path: Path) -> None:
     release(tmp_path, "a")
     await bench.outcome(token)
     assert bench.pool.running() == []
+
+
+async def test_an_attempt_that_is_killed_as_it_begins_is_cancelled_or_done_and_reported_once(start) -> None:
+    bench = await start(workers=2, kill_grace_s=0.1)
+    for _ in range(5):
+        await bench.run("slow", 0.001)
+
+    tokens = []
+    for number in range(30):
+        attempt = bench.attempt("slow", 0.001)
+        await bench.until(lambda attempt=attempt: bench.pool.offer(attempt))
+        tokens.append(attempt.token)
+        if number % 3:
+            await asyncio.sleep(0)
+        bench.pool.kill(attempt.token)
+    for token in tokens:
+        await bench.outcome(token)
+
+    assert {bench.outcomes[token].kind for token in tokens} <= {"cancelled", "ok", "returned"}
+    assert "cancelled" in {bench.outcomes[token].kind for token in tokens}
+
+
+async def test_a_payload_that_no_frame_can_hold_is_refused(start) -> None:
+    bench = await start()
+    attempt = bench.attempt("echo")
+    attempt.payload = bytes(96 << 20)
+
+    with pytest.raises(PayloadTooLarge):
+        bench.pool.offer(attempt)
+
+    assert bench.pool.load()["held"] == 0
+    assert await bench.value("echo", 1) == 1

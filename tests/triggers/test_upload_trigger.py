@@ -1,4 +1,4 @@
-"""Upload as a value: its filters, its fields, its complaints; and the comparison of a listing with the ledger."""
+"""Upload as a value: its filters, fields and complaints; and the comparison of a listing with the ledger."""
 
 import re
 

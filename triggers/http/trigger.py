@@ -1,7 +1,7 @@
 """`Http(...)`: turns a matching HTTP call into an event of API Gateway's shape, and a result into an answer.
 
-Imports the trigger protocol and the model. Source of the event's shape: "Create AWS Lambda proxy integrations for HTTP APIs in
-API Gateway", payload format version 2.0.
+Imports the trigger protocol and the model. Source of the event's shape: "Create AWS Lambda proxy integrations
+for HTTP APIs in API Gateway", payload format version 2.0.
 """
 
 import base64
@@ -28,8 +28,10 @@ class Http:
 
     Args:
         method: GET, POST, PUT, PATCH, DELETE, HEAD or OPTIONS.
-        path: begins with `/`; `{name}` matches one segment, `{name:path}` the rest. `/v1` and `/console` are reserved.
-        asynchronous: answer 202 with an invocation id once the call is recorded, instead of waiting for the result.
+        path: begins with `/`; `{name}` matches one segment, `{name:path}` the rest. `/v1` and `/console`
+            are reserved.
+        asynchronous: answer 202 with an invocation id once the call is recorded, instead of waiting for
+            the result.
 
     Raises: InvalidFunction for another method, or a path that cannot be served.
     """
@@ -41,19 +43,31 @@ class Http:
         self.path = path
         self.asynchronous = asynchronous
         if self.method not in METHODS:
-            raise InvalidFunction(f"Http({method!r}, {path!r})", f"{method!r} is not an HTTP method", f"Use one of {', '.join(METHODS)}.")
+            raise InvalidFunction(
+                f"Http({method!r}, {path!r})",
+                f"{method!r} is not an HTTP method",
+                f"Use one of {', '.join(METHODS)}.",
+            )
         if not path.startswith("/"):
-            raise InvalidFunction(f"Http({method!r}, {path!r})", "the path must begin with /", f'Write "/{path}".')
+            raise InvalidFunction(
+                f"Http({method!r}, {path!r})", "the path must begin with /", f'Write "/{path}".'
+            )
         if path.split("/")[1] in ("v1", "console"):
-            raise InvalidFunction(f"Http({method!r}, {path!r})", "/v1 and /console are reserved", "Choose another path.")
+            raise InvalidFunction(
+                f"Http({method!r}, {path!r})", "/v1 and /console are reserved", "Choose another path."
+            )
         rest = _PARAMETER.sub("", path)
         if "{" in rest or "}" in rest:
             raise InvalidFunction(
-                f"Http({method!r}, {path!r})", "a path parameter is not of the form {name}", "Write for example /products/{id}."
+                f"Http({method!r}, {path!r})",
+                "a path parameter is not of the form {name}",
+                "Write for example /products/{id}.",
             )
         names = [name for name, _ in _PARAMETER.findall(path)]
         if len(set(names)) != len(names):
-            raise InvalidFunction(f"Http({method!r}, {path!r})", "a path parameter occurs twice", "Give each its own name.")
+            raise InvalidFunction(
+                f"Http({method!r}, {path!r})", "a path parameter occurs twice", "Give each its own name."
+            )
 
     def __repr__(self) -> str:
         return f"Http({self.method!r}, {self.path!r})"
@@ -124,7 +138,9 @@ class Http:
         return _encode(event)
 
     def answer(self, result: bytes) -> HttpAnswer:
-        """The function's result as JSON with status 200, or as it says itself when it is an object with `statusCode`."""
+        """The function's result as JSON with status 200, or as it says itself when it is an object with
+        `statusCode`.
+        """
         if b'"statusCode"' not in result:
             return HttpAnswer(200, _JSON, result)
         shaped = _decode(result)
@@ -142,5 +158,7 @@ class Http:
         else:
             data = _encode(body)
         if data and not any(name == "content-type" for name, _ in headers):
-            headers.append(("content-type", "text/plain; charset=utf-8" if isinstance(body, str) else "application/json"))
+            headers.append(
+                ("content-type", "text/plain; charset=utf-8" if isinstance(body, str) else "application/json")
+            )
         return HttpAnswer(shaped["statusCode"], headers, data)

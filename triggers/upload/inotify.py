@@ -1,11 +1,13 @@
 """InotifyWatch: Linux's own notices of a folder, read on the event loop.
 
-Imports the C library and its own room. Watchdog is not used here, for what it did when measured (7.1.0): a file moved
-out of the folder holds all notices back for 0.5 s, an overflow of the kernel's queue goes to a log only, its queue has
-no bound, and a warning in its thread, which nested new folders cause, ends it unnoticed where warnings are errors.
+Imports the C library and its own room. Watchdog is not used here, for what it did when measured (7.1.0): a
+file moved out of the folder holds all notices back for 0.5 s, an overflow of the kernel's queue goes to a log
+only, its queue has no bound, and a warning in its thread, which nested new folders cause, ends it unnoticed
+where warnings are errors.
 
-A watch belongs to a directory's inode, not to its path, and the kernel does not watch what is below. So the watches of
-a directory that is moved away are dropped, and a directory that appears is watched anew, with all below it.
+A watch belongs to a directory's inode, not to its path, and the kernel does not watch what is below. So the
+watches of a directory that is moved away are dropped, and a directory that appears is watched anew, with all
+below it.
 """
 
 import asyncio
@@ -40,7 +42,9 @@ _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 
 
 class InotifyWatch:
-    """A FolderWatch on Linux. Its descriptor is read a few hundred events at a time, so no turn of the loop is long."""
+    """A FolderWatch on Linux. Its descriptor is read a few hundred events at a time, so no turn of the loop
+    is long.
+    """
 
     def __init__(self, path: str, listener: Listener, in_thread: InThread) -> None:
         self._path = os.fsencode(path)
@@ -101,13 +105,20 @@ class InotifyWatch:
         waiting = paths
         while waiting and descriptor == self._descriptor:
             path = waiting.pop()
-            watch = _libc.inotify_add_watch(descriptor, os.path.join(self._folder, path), _MASK)
+            # Without the last slash, after which the kernel would follow a link.
+            place = os.path.join(self._folder, path).rstrip(b"/")
+            watch = _libc.inotify_add_watch(descriptor, place, _MASK)
             if watch >= 0:
-                # An event that is read before this line has an unknown watch and is dropped. Its file is found all the
-                # same: who hears of a directory looks through it once it is watched.
+                # An event that is read before this line has an unknown watch and is dropped. Its file is
+                # found all the same: who hears of a directory looks through it once it is watched.
                 paths_of[watch] = path
-                waiting.extend(path + name + b"/" for name in _directories(os.path.join(self._folder, path)))
-            elif (error := _error(path)).errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP):
+                waiting.extend(path + name + b"/" for name in _directories(place))
+            elif (error := _error(path)).errno not in (
+                errno.ENOENT,
+                errno.ENOTDIR,
+                errno.EACCES,
+                errno.ELOOP,
+            ):
                 refused = error
         if refused is not None:
             raise refused
@@ -155,8 +166,10 @@ class InotifyWatch:
         if mask & _MOVED_FROM:
             self._drop(path + b"/")
             return None
-        self._new[path + b"/"] = None
-        return directory_notice(names)
+        notice = directory_notice(names)
+        if notice is not None:
+            self._new[path + b"/"] = None
+        return notice
 
     def _drop(self, path: bytes) -> None:
         for watch, watched in list(self._paths.items()):
@@ -179,7 +192,11 @@ def _directories(path: bytes) -> Iterator[bytes]:
 def _error(path: bytes) -> OSError:
     number = ctypes.get_errno()
     if number == errno.ENOSPC:
-        return OSError(number, "the limit of watches is reached (fs.inotify.max_user_watches)", os.fsdecode(path))
+        return OSError(
+            number, "the limit of watches is reached (fs.inotify.max_user_watches)", os.fsdecode(path)
+        )
     if number == errno.EMFILE:
-        return OSError(number, "the limit of watchers is reached (fs.inotify.max_user_instances)", os.fsdecode(path))
+        return OSError(
+            number, "the limit of watchers is reached (fs.inotify.max_user_instances)", os.fsdecode(path)
+        )
     return OSError(number, os.strerror(number), os.fsdecode(path))

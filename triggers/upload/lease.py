@@ -22,8 +22,8 @@ def is_being_written(path: str | bytes) -> bool | None:
     except OSError:
         return None
     try:
-        # A writer that opens the file in the instant of the lease has a signal sent to us. The usual one, SIGIO,
-        # would end the process; SIGURG does nothing.
+        # A writer that opens the file in the instant of the lease has a signal sent to us. The usual one,
+        # SIGIO, would end the process; SIGURG does nothing.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -1,7 +1,7 @@
 """ObserverWatch: notices of a folder by watchdog, for platforms other than Linux.
 
-Imports watchdog and its own room. FSEvents and kqueue tell that a file changed, but not that its writer closed it, so
-every notice of a file is unsure: whoever hears it waits until the file has been quiet.
+Imports watchdog and its own room. FSEvents and kqueue tell that a file changed, but not that its writer
+closed it, so every notice of a file is unsure: whoever hears it waits until the file has been quiet.
 """
 
 import asyncio
@@ -123,7 +123,11 @@ class _Handler(FileSystemEventHandler):
         if not path.startswith(self._base):
             return None  # it was moved away
         names = path[len(self._base) :].split(b"/")
-        return directory_notice(names) if isinstance(event, _DIRECTORIES) else file_notice(Happening.UNSURE, names)
+        return (
+            directory_notice(names)
+            if isinstance(event, _DIRECTORIES)
+            else file_notice(Happening.UNSURE, names)
+        )
 
 
 def _end(observer: BaseObserver) -> None:

@@ -414,12 +414,12 @@ class UploadSource:
     # ---- directories that appeared ----
 
     def _add_directory(self, prefix: str) -> None:
+        self._some_directories.set()  # also for one without interest, since the watch has to be extended
         wanted = self._trigger.prefix
         if not (prefix.startswith(wanted) or wanted.startswith(prefix)):
             return
         if len(self._directories) < DIRECTORIES_MAX:
             self._directories[prefix] = None
-            self._some_directories.set()
         else:
             self._sweep_wanted.set()
 
@@ -526,7 +526,7 @@ class UploadSource:
         if error is not None:
             shown |= {
                 "error": f"{type(error).__name__}: {error}",
-                "hint": getattr(error, "hint", "") or facts.get("hint", ""),
+                "hint": getattr(error, "hint", ""),
             }
         self._context.report(message, shown)
 

@@ -1,7 +1,8 @@
 """FolderWatch: what tells, within a millisecond, which files of a folder have been finished.
 
-Imports the key rules of the object stores and its own room. A created or modified file is no finished one: what counts
-is that its writer closed it, or that it was renamed into place. Where a platform cannot tell that, the notice says so.
+Imports the key rules of the object stores and its own room. A created or modified file is no finished one:
+what counts is that its writer closed it, or that it was renamed into place. Where a platform cannot tell
+that, the notice says so.
 """
 
 import sys
@@ -26,6 +27,7 @@ class Happening(Enum):
 
 
 Notice = tuple[Happening, str]
+_IS_LINUX: bool = sys.platform == "linux"
 InThread = Callable[..., Awaitable[Any]]
 
 
@@ -42,8 +44,8 @@ class FolderWatch(Protocol):
     async def arm(self) -> None:
         """Begin to watch: when this returns, nothing that happens from then on is missed.
 
-        Raises: OSError when the folder is missing or the system grants no more watches. When it does not grant enough
-        for all folders, those that it grants are watched.
+        Raises: OSError when the folder is missing or the system grants no more watches. When it does not
+        grant enough for all folders, those that it grants are watched.
         """
 
     async def extend(self) -> None:
@@ -58,7 +60,7 @@ class FolderWatch(Protocol):
 
 def watch_folder(path: str, listener: Listener, in_thread: InThread) -> FolderWatch:
     """A watch of the best kind for this platform. `path` may be a link; `in_thread` runs what blocks."""
-    if sys.platform == "linux":
+    if _IS_LINUX:
         from headrace.triggers.upload.inotify import InotifyWatch
 
         return InotifyWatch(path, listener, in_thread)
@@ -75,7 +77,8 @@ def file_notice(happening: Happening, names: Sequence[bytes]) -> Notice | None:
 
 def directory_notice(names: Sequence[bytes]) -> Notice | None:
     """The notice of a directory, from its path below the bucket; None if objects below it would be temporary."""
-    # A name stands in for what is below it, since a directory's own path may be no key: the empty segment's is not.
+    # A name stands in for what is below it, since a directory's own path may be no key: the empty segment's
+    # is not.
     key = _key([*names, b"x"])
     return None if key is None or is_temporary_name(key) else (Happening.DIRECTORY, key[:-1])
 
@@ -85,5 +88,3 @@ def _key(names: Sequence[bytes]) -> str | None:
         return key_of_path([name.decode() for name in names])
     except UnicodeDecodeError:
         return None
-
-

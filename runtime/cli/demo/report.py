@@ -30,12 +30,14 @@ def print_findings(console: Console, result: Mapping[str, Any], *, source: str) 
     left_out = max(0, len(products) - SHOWN_MAX)
     rated = bool(result["rated"])
     title = f"Sentiment by product in {escape(source)}"
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0)
+    )
     table.add_column("product", max_width=NAME_CHARS_MAX, no_wrap=True, overflow="ellipsis")
-    for name in ("reviews", "positive", "neutral", "negative", "mean score"):
+    for name in ("reviews", "positive", "neutral", "negative", "score"):
         table.add_column(name, justify="right", no_wrap=True)
     if rated:
-        table.add_column("human mean", justify="right", no_wrap=True)
+        table.add_column("rating", justify="right", no_wrap=True)
     if left_out:
         _add_rows(table, products[: SHOWN_MAX // 2], rated=rated)
         table.add_row(f"… {left_out:,} more", end_section=True)
@@ -45,6 +47,10 @@ def print_findings(console: Console, result: Mapping[str, Any], *, source: str) 
     table.add_section()
     _add_rows(table, [("all products", result)], rated=rated)
     console.print(table)
+    meaning = "score: mean compound score by VADER, -1 to 1"
+    console.print(
+        f"{meaning}; rating: mean of the people's" if rated else meaning, style="dim", highlight=False
+    )
     if result["correlation"] is not None:
         console.print(
             f"Correlation of the score with {result['rated']:,} human ratings: "

@@ -26,9 +26,9 @@ from headrace.runtime.cli.demo.reviews_file import write_reviews
 from headrace.runtime.client.answer import WaitTimeout
 from headrace.runtime.client.job import ENDED
 from headrace.runtime.clock import SystemClock
+from headrace.runtime.code import request_for
 from headrace.runtime.embedded import EmbeddedNode
 from headrace.runtime.errors import InvalidSettings
-from headrace.runtime.loading import request_for
 from headrace.runtime.node import function_defaults
 from headrace.runtime.settings import Settings
 
