@@ -117,7 +117,9 @@ class App:
         on_success: str | None = None,
     ) -> Callable[[F], F]: ...
 
-    def function(self, function: Any = None, /, **settings: Any) -> Any:
+    def function(  # type: ignore[misc]  # mypy counts a positional-only default against the keywords
+        self, function: Any = None, /, **settings: Any
+    ) -> Any:
         """Register a function.
 
         Args:

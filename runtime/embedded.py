@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import urlencode
 
+import structlog
+
 from headrace.runtime.api.answers import check_json, outcome_error
 from headrace.runtime.client.answer import WaitTimeout
 from headrace.runtime.client.backend import Answer, Stream, SubmitOptions
@@ -24,7 +26,7 @@ from headrace.runtime.errors import HeadraceError, LoadFailed, NodeStopping, Pay
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Applied, Put
-from headrace.runtime.node import Node, function_defaults
+from headrace.runtime.node import Node, configure_log, function_defaults
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Ended
 from headrace.runtime.settings import Settings
@@ -38,7 +40,6 @@ TURN_MAX = 2_000
 """Submitted invocations taken in one turn of the loop, so that results are not held up by a long burst."""
 
 INLINE_PAYLOAD_BYTES = 256 << 10
-STOP_GRACE_S = 10.0
 
 
 class EmbeddedNode:
@@ -82,6 +83,8 @@ class EmbeddedNode:
 
     def start(self) -> Client:
         """Start the node and return its client. Raises what `Node.start` does, and LoadFailed."""
+        if not structlog.is_configured():
+            configure_log(Settings(log_level="warning"), dev=True)  # the program's own output stays its own
         ready: threading.Event = threading.Event()
         failed: list[BaseException] = []
 
@@ -131,7 +134,7 @@ class EmbeddedNode:
         self._node = node
         ready.set()
         await node.stopping.wait()
-        await node.stop(grace_s=STOP_GRACE_S)
+        await node.stop()
 
 
 class NodeBackend:
@@ -149,8 +152,7 @@ class NodeBackend:
         self._blocked = 0
         self._closed = False
 
-    # ---- hot paths
-    # ---------------------------------------------------------------------------------------------------
+    # ---- hot paths ----
 
     def invoke(self, name: str, payload: bytes, *, wait: float | None = None) -> bytes:
         """See Backend."""
@@ -272,8 +274,7 @@ class NodeBackend:
         except HeadraceError as error:
             future.failed(error)
 
-    # ---- everything else: the HTTP API, without HTTP
-    # -----------------------------------------------------------------
+    # ---- everything else: the HTTP API, without HTTP ----
 
     def request(
         self,

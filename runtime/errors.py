@@ -31,8 +31,7 @@ class HeadraceError(Exception):
         return str(self.args[0]) if self.args else self.code
 
 
-# ---- fix the call
-# ----------------------------------------------------------------------------------------------------
+# ---- fix the call ----
 
 
 class Invalid(HeadraceError):
@@ -282,8 +281,7 @@ class LoadFailed(Invalid):
         return f"{self.args[0]}:{self.args[1]}: {self.args[2]}"
 
 
-# ---- try again
-# -------------------------------------------------------------------------------------------------------
+# ---- try again ----
 
 
 class Retryable(HeadraceError):
@@ -368,8 +366,7 @@ class Duplicate(HeadraceError):
     http_status = 409
 
 
-# ---- the function's own outcome
-# --------------------------------------------------------------------------------------
+# ---- the function's own outcome ----
 
 
 class InvocationFailed(HeadraceError):
@@ -447,8 +444,7 @@ class JobFailed(InvocationFailed):
     hint = "`headrace job show ID` names the failed chunks; `headrace job redrive ID` runs them again."
 
 
-# ---- an operator must act
-# --------------------------------------------------------------------------------------------
+# ---- an operator must act ----
 
 
 class Unusable(HeadraceError):

@@ -54,7 +54,7 @@ FLUSH_S = 0.2
 EXPIRE_S = 60.0
 RELOAD_QUIET_S = 0.05
 LOADER = "headrace.runtime.loading:load"
-CLIENT = "headrace.runtime.client:Client"
+CLIENT = "headrace.runtime.client:worker_client"
 SYSTEM_BUCKET = "headrace-system"
 
 _log = structlog.get_logger("headrace")
@@ -102,8 +102,7 @@ class Node:
         self._chance = random.Random(secrets.randbits(64))
         self._unready: str | None = "starting"
 
-    # ---- life
-    # --------------------------------------------------------------------------------------------------------
+    # ---- life ----
 
     async def start(self) -> None:
         """Open the data, load the code, start the workers, the triggers and the server.
@@ -142,6 +141,8 @@ class Node:
         loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
         self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
+        await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)
+        await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
         self.dispatcher = Dispatcher(
             store,
             node=self.id,
@@ -228,8 +229,7 @@ class Node:
         """A blocking call in the node's bounded pool of threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
-    # ---- code
-    # --------------------------------------------------------------------------------------------------------
+    # ---- code ----
 
     def _new_pool(self) -> LocalPool:
         settings = self.settings
@@ -330,8 +330,7 @@ class Node:
         place = f"{fault.file}:{fault.line}" if fault.line else fault.file
         _log.error(f"{place}: {fault.message}", hint=fault.hint)
 
-    # ---- triggers
-    # ----------------------------------------------------------------------------------------------------
+    # ---- triggers ----
 
     def _trigger(self, spec: FunctionSpec, kind: str, fields: dict[str, Any]) -> Trigger | None:
         try:
@@ -412,8 +411,7 @@ class Node:
         await self.dispatcher.accept(puts, before=writes)
         return [show_id(put.invocation.id) for put in puts]
 
-    # ---- the API
-    # -----------------------------------------------------------------------------------------------------
+    # ---- the API ----
 
     def _tokens(self) -> list[Any]:
         """The configured tokens, or the one in DATA/token, which the first start writes; and one for this
@@ -508,8 +506,7 @@ class Node:
         temporary.write_bytes(msgspec.json.encode(facts))
         temporary.replace(path)
 
-    # ---- upkeep
-    # ------------------------------------------------------------------------------------------------------
+    # ---- upkeep ----
 
     def _on_output(self, spec: FunctionSpec, id: int, attempt: int, outcome: Outcome, now: float) -> None:
         self.logs.append(id, attempt, spec.name, now, outcome.output, outcome.output_bytes, outcome.kind)
@@ -569,8 +566,7 @@ class Node:
             self._report("the node's upkeep failed", {"error": f"{type(error).__name__}: {error}"})
 
 
-# ---- serving
-# ---------------------------------------------------------------------------------------------------------
+# ---- serving ----
 
 
 def serve(settings: Settings, paths: list[str], *, dev: bool = False) -> int:
@@ -579,7 +575,7 @@ def serve(settings: Settings, paths: list[str], *, dev: bool = False) -> int:
     `paths` are files, folders or modules of functions. With `dev` the code is reloaded when a file is saved,
     and what functions print is shown as it comes. Raises what `Node.start` does.
     """
-    _configure_log(settings, dev=dev)
+    configure_log(settings, dev=dev)
     work = _run(settings, paths, dev=dev)
     try:
         import uvloop
@@ -768,7 +764,8 @@ def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
     return {"items": [dict(event)]}
 
 
-def _configure_log(settings: Settings, *, dev: bool) -> None:
+def configure_log(settings: Settings, *, dev: bool) -> None:
+    """Send the node's own log to stderr: for people in development or on a terminal, else as JSON."""
     human = settings.log_format == "human" or (settings.log_format == "auto" and (dev or sys.stderr.isatty()))
     levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
     processors: list[Any] = [

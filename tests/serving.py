@@ -88,7 +88,7 @@ class Serving:
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
-    # ---- life --------------------------------------------------------------------------------------------------------
+    # ---- life ----
 
     def start(self) -> Self:
         """Start the node and return when it is ready."""
@@ -180,7 +180,7 @@ class Serving:
         if self._client is not None:
             self._client.close()
 
-    # ---- what is seen from outside -----------------------------------------------------------------------------------
+    # ---- what is seen from outside ----
 
     def words(self) -> str:
         """What the node has logged."""

@@ -40,6 +40,9 @@ from headrace.runtime.trigger import HttpCall
 
 INLINE_PAYLOAD_BYTES = 256 << 10
 MANY_MAX = 10_000
+GATHER_S = 0.01
+WAIT_ANSWER_BYTES = 8 << 20
+"""How much of results one answer to a wait holds, give or take one result."""
 SYSTEM_BUCKET = "headrace-system"
 _INVOCATION_ID = b"headrace-invocation-id"
 
@@ -50,8 +53,7 @@ class Calls:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    # ---- users' routes
-    # -----------------------------------------------------------------------------------------------
+    # ---- users' routes ----
 
     async def route(
         self, endpoint: Endpoint, parameters: dict[str, str], scope: Scope, receive: Receive, reply: Send
@@ -88,14 +90,14 @@ class Calls:
             return
         outcome = await services.dispatcher.call(endpoint.function, event)
         if outcome.kind != "ok":
-            await send_error(reply, _without_stack(outcome_error(outcome)))
+            error = _without_stack(outcome_error(outcome))
+            await send_error(reply, error, invocation_id=show_id(outcome.invocation_id))
             return
         answer = route.answer(await self._value(outcome.value, outcome.result_ref))
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         await send(reply, answer.status, b"" if scope["method"] == "HEAD" else answer.body, headers)
 
-    # ---- direct calls
-    # ------------------------------------------------------------------------------------------------
+    # ---- direct calls ----
 
     async def invoke(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
         """`POST /v1/functions/{name}/invoke`: now, or with `?mode=async` durably."""
@@ -122,7 +124,7 @@ class Calls:
         if outcome.kind == "ok":
             await send(reply, 200, await self._value(outcome.value, outcome.result_ref))
         else:
-            await send_error(reply, outcome_error(outcome))
+            await send_error(reply, outcome_error(outcome), invocation_id=show_id(outcome.invocation_id))
 
     async def invoke_many(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
         """`POST /v1/functions/{name}/invoke-many`: a JSON array or JSON lines; all or none."""
@@ -186,20 +188,22 @@ class Calls:
                     async with asyncio.timeout(min(asked.wait_s, services.limits.wait_s)):
                         await woken.wait()
                         if len(numbers) > 1:
-                            await services.clock.sleep(
-                                0.01
-                            )  # more are about to end: one answer for all of them
+                            await services.clock.sleep(GATHER_S)  # more are about to end: one answer for all
                 except TimeoutError:
-                    return {"ended": [], "pending": asked.ids}
+                    known = await services.store.known(list(numbers))
+                    return {"ended": [], "pending": [text for id, text in numbers.items() if id in known]}
                 found = await services.store.ended(list(numbers))
         finally:
             for id in numbers:
                 dispatcher.unwatch(id, ended)
-        done = {record.invocation.id for record in found}
-        return {
-            "ended": [_brief(record) for record in found],
-            "pending": [text for id, text in numbers.items() if id not in done],
-        }
+        shown, size = [], 0
+        for record in found:
+            shown.append(_brief(record))
+            numbers.pop(record.invocation.id)
+            size += len(record.result or b"")
+            if size > WAIT_ANSWER_BYTES:
+                break  # the others have ended as well: the next call gets them at once
+        return {"ended": shown, "pending": list(numbers.values())}
 
     async def wait_for(self, id: int, wait_s: float) -> Record | None:
         """An invocation, once it has ended or `wait_s` has passed; None when it is not known."""
@@ -223,8 +227,7 @@ class Calls:
         finally:
             services.dispatcher.unwatch(id, ended)
 
-    # ---- inside
-    # ------------------------------------------------------------------------------------------------------
+    # ---- inside ----
 
     async def _durably(self, function: str, payload: bytes, key: str, reply: Send) -> None:
         """A synchronous call with an idempotency key: accepted like any other, then waited for."""

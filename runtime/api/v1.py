@@ -31,9 +31,11 @@ from headrace.runtime.model.job import ENDED
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Redrive
 from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.url import parse_object_url
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 PIECE_BYTES = 1 << 20
+ANSWER_BYTES_MAX = 64 << 20
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -103,8 +105,7 @@ class Api:
 
         return Route(path, checked, methods=[method])
 
-    # ---- invocations
-    # -------------------------------------------------------------------------------------------------
+    # ---- invocations ----
 
     async def invocations(self, request: Request) -> Response:
         query = request.query_params
@@ -128,6 +129,8 @@ class Api:
             raise UnknownInvocation(text)
         shown = self._shown(record)
         shown["payload_bytes"] = len(record.invocation.payload)
+        if record.result_ref is not None:
+            shown["result"] = await self._large(record.result_ref)
         if request.query_params.get("payload") == "true":
             shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
             shown["payload_ref"] = record.invocation.payload_ref
@@ -213,8 +216,7 @@ class Api:
         ]
         return answer({"entries": shown, "next": str(position)})
 
-    # ---- functions
-    # ---------------------------------------------------------------------------------------------------
+    # ---- functions ----
 
     async def stats(self, request: Request) -> Response:
         return answer(await self.books())
@@ -306,8 +308,7 @@ class Api:
         await self._services.dispatcher.pause(request.path_params["name"], paused=False)
         return answer({"function": request.path_params["name"], "paused": False})
 
-    # ---- dead letters
-    # ------------------------------------------------------------------------------------------------
+    # ---- dead letters ----
 
     async def dead_letters(self, request: Request) -> Response:
         query = request.query_params
@@ -375,8 +376,7 @@ class Api:
             raise applied.refused
         services.dispatcher.wake(invocation.flow, invocation.function)
 
-    # ---- jobs
-    # --------------------------------------------------------------------------------------------------------
+    # ---- jobs ----
 
     async def submit_job(self, request: Request) -> Response:
         body = await _body(request, 16 * self._services.limits.async_body_bytes)
@@ -418,7 +418,10 @@ class Api:
         if wait_s > 0 and job.status not in ENDED:
             await coordinator.wait(job.id, min(wait_s, self._services.limits.wait_s))
             job = await coordinator.job(request.path_params["id"])
-        return answer(await coordinator.describe(job))
+        shown = await coordinator.describe(job)
+        if job.result_ref is not None:
+            shown["result"] = await self._large(job.result_ref)
+        return answer(shown)
 
     async def chunks(self, request: Request) -> Response:
         job = await self._services.coordinator.job(request.path_params["id"])
@@ -473,8 +476,7 @@ class Api:
         job = await self._services.coordinator.redrive(request.path_params["id"])
         return answer(await self._services.coordinator.describe(job), 202)
 
-    # ---- objects
-    # -----------------------------------------------------------------------------------------------------
+    # ---- objects ----
 
     async def buckets(self, request: Request) -> Response:
         services = self._services
@@ -566,8 +568,7 @@ class Api:
         await services.in_thread(services.objects.delete, _bucket(request), request.path_params["key"])
         return Response(status_code=204)
 
-    # ---- the node
-    # ----------------------------------------------------------------------------------------------------
+    # ---- the node ----
 
     async def schedules(self, request: Request) -> Response:
         found = self._services.schedules
@@ -576,8 +577,16 @@ class Api:
     async def node(self, request: Request) -> Response:
         return answer({**self._services.health(), "store": await self._services.store.health()})
 
-    # ---- inside
-    # ------------------------------------------------------------------------------------------------------
+    # ---- inside ----
+
+    async def _large(self, ref: str) -> Any:
+        """A result that lies in the object store, as long as it fits into an answer; None otherwise."""
+        services = self._services
+        bucket, key = parse_object_url(ref)
+        info: ObjectInfo = await services.in_thread(services.objects.head, bucket, key)
+        if info.size > ANSWER_BYTES_MAX:
+            return None
+        return msgspec.Raw(await services.in_thread(services.objects.get, bucket, key))
 
     def _shown(self, record: Record) -> dict[str, Any]:
         dispatcher, id = self._services.dispatcher, record.invocation.id

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.client.answer import WaitTimeout
+from headrace.runtime.errors import Cancelled
 
 Cancel = Callable[[str], bool]
 
@@ -51,7 +52,7 @@ class InvocationFuture(Future[Any]):
         self._encoded: bytes | None = None
         self._id: str | None = None
         self._acceptance: threading.Event | None = None
-        self._withdrawn = False
+        self._withdrawn = self._cancelling = False
         self._kept: Callable[[InvocationFuture], None] | None = None
 
     @property
@@ -124,6 +125,9 @@ class InvocationFuture(Future[Any]):
             id = self.invocation_id
         except Exception:
             return False  # it was refused, which is its result
+        self._cancelling = (
+            True  # the news of the cancelled invocation may come before the answer to this call
+        )
         return self._cancel_at_node(id) and self._end_cancelled()
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
@@ -178,6 +182,8 @@ class InvocationFuture(Future[Any]):
 
     def failed(self, error: BaseException) -> None:
         """It ended by this error, or was never accepted because of it."""
+        if self._cancelling and isinstance(error, Cancelled) and self._end_cancelled():
+            return
         try:
             self.set_exception(error)
         except InvalidStateError:
@@ -185,13 +191,15 @@ class InvocationFuture(Future[Any]):
         self._decided()
 
     def _decided(self) -> None:
-        """Wake who waits for the acceptance: it is accepted, or has ended without. No callback does this, since a
-        future with a callback is kept alive.
+        """Wake who waits for the acceptance: it is accepted, or has ended without. No callback does this,
+        since a future with a callback is kept alive.
         """
         if self._acceptance is not None:
             self._acceptance.set()
 
     def _end_cancelled(self) -> bool:
+        if self.cancelled():
+            return True
         if not super().cancel():
             return False
         self._decided()

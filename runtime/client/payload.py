@@ -1,13 +1,15 @@
 """Payloads: a Python value as the JSON that is sent.
 
-Imports the pool's encoding of results, so that what a function may return and what it may be sent are the same.
+Imports the pool's encoding of results, so that what a function may return and what it may be sent are the
+same.
 """
 
 from headrace.runtime.errors import InvalidPayload, UnserialisableResult
 
 
 def encode_payload(value: object) -> bytes:
-    """The value as JSON: JSON types, dataclasses, pydantic models, dates and times (ISO 8601), bytes (base64).
+    """The value as JSON: JSON types, dataclasses, pydantic models, dates and times (ISO 8601), bytes
+    (base64).
 
     Raises InvalidPayload for what JSON cannot hold, NaN among it, naming its place.
     """

@@ -175,7 +175,7 @@ def _load_bytes(data: bytes, what: str) -> Any:
 
 def _dump_values(values: list[Any], errors: dict[str, dict[str, str]]) -> bytes:
     """The results as one pickle; a value that cannot be pickled becomes an error of its item."""
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     try:
         return bytes(cloudpickle.dumps(values, protocol=PROTOCOL))

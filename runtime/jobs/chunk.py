@@ -82,7 +82,7 @@ class Chunk:
     def __repr__(self) -> str:
         return f"Chunk({self.index}, s3://{self.bucket}/{self.key}, {self.start}-{self.end})"
 
-    # ---- reading -------------------------------------------------------------------------------------------
+    # ---- reading ----
 
     def records(self) -> Iterator[Any]:
         """The chunk's records.
@@ -135,7 +135,7 @@ class Chunk:
         with self._text("") as text, _Faults(self):
             return text.read()
 
-    # ---- what the job asks after the function --------------------------------------------------------------
+    # ---- what the job asks after the function ----
 
     def verify(self) -> None:
         """Prove that the chunk ends where a record does, unless that is known already.
@@ -180,7 +180,7 @@ class Chunk:
             "proven": self._proven,
         }
 
-    # ---- inside --------------------------------------------------------------------------------------------
+    # ---- inside ----
 
     def _row_batches(self) -> Iterator[list[list[str]]]:
         """Rows by the batch, so that what is done with each needs no Python frame.

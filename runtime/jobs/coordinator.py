@@ -13,7 +13,16 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import HeadraceError, InvalidFunction, NoSuchBucket, UnknownJob, WrongState
+from headrace.runtime.errors import (
+    Duplicate,
+    HeadraceError,
+    InvalidFunction,
+    NoSuchBucket,
+    Retryable,
+    UnknownFunction,
+    UnknownJob,
+    WrongState,
+)
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Invocation, Outcome, Record, Status
 from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels, stage_width
@@ -36,6 +45,9 @@ from headrace.runtime.store.protocol import Store
 
 PLAN_STAGE = -1
 INLINE_RESULT_BYTES = 256 << 10
+RETRY_S = 1.0
+JOB_AGE_S = 366 * 86_400.0
+"""A job's invocations do not expire as events do: a long job's last chunk may rightly wait for days."""
 SYSTEM_BUCKET = "headrace-system"
 
 
@@ -70,8 +82,7 @@ class Coordinator:
         self._suspect: set[int] = set()
         self._stopping = False
 
-    # ---- life
-    # --------------------------------------------------------------------------------------------------------
+    # ---- life ----
 
     async def start(self) -> None:
         """Go on with every job that has not ended."""
@@ -89,8 +100,7 @@ class Coordinator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # ---- what users ask
-    # ----------------------------------------------------------------------------------------------
+    # ---- what users ask ----
 
     async def submit(
         self,
@@ -145,11 +155,11 @@ class Coordinator:
         failed = sum(count.dead + count.cancelled for count in counts.values())
         if job.status not in ENDED or failed == 0:
             raise WrongState(f"job {id}", job.status, "be redriven: nothing of it has failed")
-        spec = self._dispatcher.spec(job.function)
+        self._dispatcher.spec(job.function)  # refused now rather than later
         now = self._clock.now()
         fan_in = FAN_IN if job.levels else 1 << 40  # without a tree, one closing step stands above all chunks
         [applied] = await self._store.apply(
-            [JobRedriven(job.id, ENDED, now, now + spec.max_age_s, fan_in)], now=now
+            [JobRedriven(job.id, ENDED, now, now + JOB_AGE_S, fan_in)], now=now
         )
         if applied.refused is not None:
             raise applied.refused
@@ -205,8 +215,7 @@ class Coordinator:
         except TimeoutError:
             return
 
-    # ---- the end of an invocation
-    # ------------------------------------------------------------------------------------
+    # ---- the end of an invocation ----
 
     def settle(self, settle: Settle, outcome: Outcome) -> Sequence[Write]:
         """The writes that record the end of a job's invocation: with the last child of a group comes the
@@ -240,8 +249,6 @@ class Coordinator:
         if above == place.levels:
             payload["root"] = True
         now = self._clock.now()
-        spec = self._dispatcher.functions.get(invocation.function)
-        age = spec.max_age_s if spec is not None else invocation.expires_at - invocation.accepted_at
         assert invocation.job is not None
         reduce = Invocation(
             self._ids.next(),
@@ -250,7 +257,7 @@ class Coordinator:
             msgspec.json.encode(payload),
             now,
             now,
-            now + age,
+            now + JOB_AGE_S,
             invocation.priority,
             job=invocation.job,
             stage=above,
@@ -273,8 +280,7 @@ class Coordinator:
         if last or invocation.stage >= place.levels or invocation.job in self._suspect:
             self.advance(invocation.job)
 
-    # ---- the steps
-    # ---------------------------------------------------------------------------------------------------
+    # ---- the steps ----
 
     def advance(self, id: int) -> None:
         """Do the job's next step, when one is due. Calls for one job never overlap."""
@@ -292,21 +298,24 @@ class Coordinator:
         try:
             while True:
                 self._again.discard(id)
-                await self._step(id)
+                try:
+                    await self._step(id)
+                except (Retryable, Duplicate, UnknownFunction, WrongState) as error:
+                    # A full disk, another node that was faster, code that is not here just now: look again.
+                    told = {"job": show_id(id), "error": str(error)}
+                    self._on_error("a job's step failed; trying again", told)
+                    await self._clock.sleep(RETRY_S)
+                    continue
                 if id not in self._again:
                     return
-        except HeadraceError as error:
-            self._on_error("a job's step failed; trying again", {"job": show_id(id), "error": str(error)})
-            asyncio.get_running_loop().call_later(1.0, self.advance, id)
-        except (
-            Exception
-        ) as error:  # the outermost loop of this task: record it on the job, so that it does not hang
+        except Exception as error:  # the outermost loop of this task: the job must not hang for it
             self._on_error(
                 "a job's step failed", {"job": show_id(id), "error": f"{type(error).__name__}: {error}"}
             )
             job = await self._store.job(id)
             if job is not None and job.status in LIVE:
-                detail = {"code": "internal_error", "message": f"{type(error).__name__}: {error}"}
+                code = error.code if isinstance(error, HeadraceError) else "internal_error"
+                detail = {"code": code, "message": f"{type(error).__name__}: {error}"}
                 await self._end(job, "failed", error=detail, expected=LIVE)
         finally:
             self._busy.discard(id)
@@ -401,7 +410,7 @@ class Coordinator:
                     msgspec.json.encode(payload),
                     now,
                     now,
-                    now + spec.max_age_s,
+                    now + JOB_AGE_S,
                     spec.priority,
                     job=job.id,
                     stage=0,
@@ -463,7 +472,7 @@ class Coordinator:
                 msgspec.json.encode(payload),
                 now,
                 now,
-                now + spec.max_age_s,
+                now + JOB_AGE_S,
                 spec.priority,
                 job=job.id,
                 stage=1,
@@ -635,8 +644,7 @@ class Coordinator:
         if event is not None:
             event.set()
 
-    # ---- inside
-    # ------------------------------------------------------------------------------------------------------
+    # ---- inside ----
 
     async def _checked(self, function: str, spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
         """The input as it is recorded: the object must be there, and its ETag is kept. The output's bucket is
@@ -686,7 +694,7 @@ class Coordinator:
                 msgspec.json.encode(payload),
                 now,
                 now,
-                now + spec.max_age_s,
+                now + JOB_AGE_S,
                 spec.priority,
                 job=job,
                 stage=PLAN_STAGE,

@@ -62,8 +62,7 @@ class JobCode:
         ]
         return step(payload, context)
 
-    # ---- planning
-    # ----------------------------------------------------------------------------------------------------
+    # ---- planning ----
 
     def _plan(self, payload: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """The chunks, each as what its map invocation will get."""
@@ -110,8 +109,7 @@ class JobCode:
             "size": len(items),
         }
 
-    # ---- map -----------------------------------------------------------------------------------------------
-    # ----------
+    # ---- map ----
 
     def _map(self, payload: Mapping[str, Any], context: Any) -> dict[str, Any]:
         chunk: Chunk | ItemsChunk
@@ -147,8 +145,7 @@ class JobCode:
                 }
         return answer
 
-    # ---- aggregation
-    # -------------------------------------------------------------------------------------------------
+    # ---- aggregation ----
 
     def _reduce(self, payload: Mapping[str, Any], context: Any) -> dict[str, Any]:
         assert self.reduce is not None

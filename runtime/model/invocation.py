@@ -82,7 +82,7 @@ class Outcome(msgspec.Struct, gc=False):
     output_bytes: int = 0
     duration_s: float = 0.0
     started_at: float = 0.0
-    detail: bytes = b""
+    invocation_id: int = 0
 
     @property
     def ok(self) -> bool:

@@ -6,6 +6,7 @@ never imports user code.
 
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -76,3 +77,10 @@ def plain_streams() -> None:
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def show_log_records() -> None:
+    """Send what user code logs to stderr, from INFO up, unless it has made arrangements of its own;
+    called after the import."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")

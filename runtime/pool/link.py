@@ -108,7 +108,7 @@ class Link:
             os.close(descriptor)
         self.handed = ()
 
-    # ---- placing -------------------------------------------------------------------------------------------
+    # ---- placing ----
 
     @property
     def open(self) -> bool:
@@ -173,7 +173,7 @@ class Link:
         self.page.lift()
         self.revoked = False
 
-    # ---- the stream ----------------------------------------------------------------------------------------
+    # ---- the stream ----
 
     def flush(self) -> None:
         """Send what was put."""
@@ -247,7 +247,7 @@ class Link:
         """The worker's anonymous memory when it began; 0 until then."""
         return self.page.words[BASE_ANON]
 
-    # ---- ending --------------------------------------------------------------------------------------------
+    # ---- ending ----
 
     def unwatch(self) -> None:
         """Stop listening."""

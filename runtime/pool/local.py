@@ -124,7 +124,7 @@ class LocalPool:
         self._ticker: asyncio.Task[None] | None = None
         self._restart: asyncio.Task[None] | None = None
 
-    # ---- starting ------------------------------------------------------------------------------------------
+    # ---- starting ----
 
     async def start(self) -> Manifest:
         """Load the code and start the workers.
@@ -196,7 +196,7 @@ class LocalPool:
         self._wake.set()
         return link
 
-    # ---- placing -------------------------------------------------------------------------------------------
+    # ---- placing ----
 
     def offer(self, attempt: Attempt) -> bool:
         """See Pool. Costs about a microsecond; frames leave when this turn of the loop ends.
@@ -232,7 +232,7 @@ class LocalPool:
             link.dirty = False
             link.flush()
 
-    # ---- outcomes ------------------------------------------------------------------------------------------
+    # ---- outcomes ----
 
     def _readable(self, link: Link) -> None:
         reports: list[Report] = []
@@ -347,7 +347,7 @@ class LocalPool:
         link.closing = link.retired = True
         self._placement.remove(link)
 
-    # ---- the zygote speaks ---------------------------------------------------------------------------------
+    # ---- the zygote speaks ----
 
     def _on_message(self, message: list[Any]) -> None:
         what = message[0]
@@ -374,6 +374,10 @@ class LocalPool:
         self._receive(link, reports, all_of_it=True)
         self._settle_unsent(link, reports)
         executing = link.page.executing()
+        if executing is None and link.page.begun() in link.held:
+            # Its code had just ended, and what it did to the process came out after it: closed descriptors, a
+            # broken heap. Were it free, such an item would end one worker after another for ever.
+            executing = link.page.begun(), self._clock.monotonic()
         if link.held and (link.damaged or (executing is not None and executing[0] not in link.held)):
             # The page cannot be trusted. Items are run and reported in order: the first not reported is the
             # culprit.
@@ -497,7 +501,7 @@ class LocalPool:
             )
             self._restart_wait = _longer(self._restart_wait)
 
-    # ---- limits --------------------------------------------------------------------------------------------
+    # ---- limits ----
 
     async def _tick(self) -> None:
         while True:
@@ -572,7 +576,7 @@ class LocalPool:
         else:
             self._control.signal(link.number, signal.SIGKILL)
 
-    # ---- asking --------------------------------------------------------------------------------------------
+    # ---- asking ----
 
     def kill(self, token: int) -> bool:
         """See Pool. An attempt that has just ended by itself keeps its own outcome."""
@@ -632,7 +636,7 @@ class LocalPool:
             "held": sum(len(link.held) for link in self._links.values()),
         }
 
-    # ---- stopping ------------------------------------------------------------------------------------------
+    # ---- stopping ----
 
     async def stop(self, *, grace_s: float) -> None:
         """See Pool."""

@@ -10,7 +10,7 @@ REVOKE, then reads BEGUN. Between the write and the read, both sides pass a full
 one of them sees the other's write (Dekker's argument): an item above the BEGUN that the node read is one
 whose worker will see REVOKE, and the node may place it elsewhere at once. Of an item up to that BEGUN the
 node waits to hear: the worker reports it as run or as skipped. REVOKE is lifted only after the worker has
-    reported on everything it was ever sent.
+reported on everything it was ever sent.
 
 **Why STARTED is written after the barrier and zeroed at the end.** It alone says that user code runs: a
 worker that dies while STARTED is 0 dies of nobody's code. Read as STARTED, BEGUN, STARTED again, it belongs
@@ -113,6 +113,10 @@ class Page:
             if self.reals[STARTED] == started:
                 return begun, started
         return None  # items end faster than we read: none of them is worth asking about
+
+    def begun(self) -> int:
+        """The number of the last item that was begun, whether or not its user code still runs."""
+        return self.words[BEGUN]
 
     def revoke_after_begun(self) -> int:
         """Take back what is not begun. Returns the highest number that may have been; above it nothing

@@ -9,7 +9,7 @@ from headrace.runtime.model.attempt import Attempt
 from headrace.runtime.pool.link import BYTES_MAX, ITEMS_MAX, Link
 
 # An item that is estimated above QUEUE_S is never queued behind another, and a worker is given no more than
-# LOAD_MAX_S # in all. A function's first item has the estimate UNKNOWN_S, so it has a worker to itself.
+# LOAD_MAX_S in all. A function's first item has the estimate UNKNOWN_S, so it has a worker to itself.
 QUEUE_S = 0.005
 LOAD_MAX_S = 0.010
 URGENT_WAIT_S = 0.002

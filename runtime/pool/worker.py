@@ -2,12 +2,11 @@
 
 Imports the floor and this room. It never returns into the code that made it, and holds nothing that killing
 it could damage: what it has finished is in its socket or in the shared page, what it has printed is in its
-    capture.
+capture.
 """
 
 import asyncio
 import faulthandler
-import logging
 import os
 import random
 import signal
@@ -25,7 +24,7 @@ import msgspec
 from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPayload
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.pool import capture, limits, process
-from headrace.runtime.pool.code import Entry, Setup, plain_streams
+from headrace.runtime.pool.code import Entry, Setup, plain_streams, show_log_records
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
 from headrace.runtime.pool.failure import describe
 from headrace.runtime.pool.frame import FRAME_BYTES_MAX, FrameReader, encode, pack, wrap
@@ -190,7 +189,7 @@ class Worker:
             if ended - self._flushed_at > FLUSH_AFTER_S:
                 self._flush()
 
-    # ---- results and messages to the node ------------------------------------------------------------------
+    # ---- results and messages to the node ----
 
     def _add(self, result: tuple[Any, ...]) -> None:
         """Append one result to those that leave with the next flush."""
@@ -252,7 +251,7 @@ class Worker:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    # ---- what an item may need -----------------------------------------------------------------------------
+    # ---- what an item may need ----
 
     def _fetch(self, ref: str) -> bytes:
         from headrace.runtime.objects.url import parse_object_url
@@ -331,8 +330,6 @@ def become_worker(parent: int, slot: int, output: int) -> None:
     random.seed()
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
-    if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
 
 
 def serve(
@@ -359,6 +356,7 @@ def main() -> None:
     setup = Setup.read(setup_at)
     os.close(setup_at)
     loaded = setup.load()
+    show_log_records()
     sys.stdout.flush()
     capture.empty(output)  # the zygote has shown what the import prints
     serve(wire, page, output, setup=setup, entries=loaded.entries, number=number)

@@ -28,7 +28,7 @@ import msgspec
 
 from headrace.runtime.model.spec import LoadError, Manifest
 from headrace.runtime.pool import process
-from headrace.runtime.pool.code import Loaded, Setup, plain_streams
+from headrace.runtime.pool.code import Loaded, Setup, plain_streams, show_log_records
 from headrace.runtime.pool.frame import FrameReader, pack
 from headrace.runtime.pool.worker import become_worker, serve
 
@@ -71,6 +71,7 @@ class Zygote:
         try:
             self._loaded = self._setup.load()
             manifest = self._loaded.manifest
+            show_log_records()
         except BaseException as error:  # whatever the import does, the node must hear of it
             self._send(["manifest", msgspec.msgpack.encode(_load_failure(error))])
             return
@@ -128,7 +129,7 @@ class Zygote:
         elif message[0] == "stop":
             self._stopping = True
 
-    # ---- starting ------------------------------------------------------------------------------------------
+    # ---- starting ----
 
     def _start_worker(self, number: int, slot: int) -> None:
         descriptors, self._descriptors = self._descriptors[:_FDS_PER_FORK], self._descriptors[_FDS_PER_FORK:]
@@ -180,7 +181,7 @@ class Zygote:
         finally:
             os.set_inheritable(self._setup_at, False)
 
-    # ---- ending --------------------------------------------------------------------------------------------
+    # ---- ending ----
 
     def _reap(self) -> None:
         """Collect what has ended; of a worker, first end everything that it leaves behind."""

@@ -66,6 +66,7 @@ class Ended(msgspec.Struct, gc=False):
 
 
 Watcher = Callable[[Ended], None]
+_WaitingCall = tuple[int, FunctionSpec, bytes, asyncio.Future[Outcome]]
 
 
 class SyncCounters(msgspec.Struct):
@@ -80,7 +81,7 @@ class SyncCounters(msgspec.Struct):
 class _Running:
     """An attempt that the pool holds."""
 
-    __slots__ = ("claim", "flow", "future", "id", "lane", "marked", "progress", "spec")
+    __slots__ = ("claim", "flow", "future", "id", "lane", "marked", "payload", "progress", "spec")
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class _Running:
         self.claim = claim
         self.future = future
         self.marked = False
+        self.payload = b""
         self.progress: dict[str, Any] | None = None
 
 
@@ -152,7 +154,7 @@ class Dispatcher:
         self._token = 0
         self._tokens: dict[int, int] = {}
         self._watchers: dict[int, list[Watcher]] = {}
-        self._waiting_calls: deque[tuple[float, int, FunctionSpec, bytes, asyncio.Future[Outcome]]] = deque()
+        self._waiting_calls: deque[_WaitingCall] = deque()
         self._timers: list[tuple[float, str]] = []
         self._timer_set = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -163,8 +165,7 @@ class Dispatcher:
         self.sync: dict[str, SyncCounters] = {}
         self.throttled: dict[str, int] = {}
 
-    # ---- life
-    # --------------------------------------------------------------------------------------------------------
+    # ---- life ----
 
     def use(self, pool: AttemptPool, functions: Iterable[FunctionSpec]) -> None:
         """Run on `pool` from now on, with these functions; what already runs elsewhere ends there."""
@@ -195,13 +196,14 @@ class Dispatcher:
         self._spawn(self._run_timers())
         self._spawn(self._mark_long())
         for name in await self._store.flows():
-            self._need(self._flow(name, _function_of(name) or name))
+            if not name.startswith("job:"):  # the coordinator adopts those, with their own limits
+                self._need(self._flow(name, name))
 
     def stop_accepting(self) -> None:
         """Refuse new work, and claim nothing more."""
         self._accepting = False
         self._claiming = False
-        for _, _, _, _, future in self._waiting_calls:
+        for _, _, _, future in self._waiting_calls:
             if not future.done():
                 future.set_exception(NodeStopping("the node is stopping"))
         self._waiting_calls.clear()
@@ -221,8 +223,7 @@ class Dispatcher:
         if ready:
             await self._store.release(ready)
 
-    # ---- acceptance
-    # --------------------------------------------------------------------------------------------------
+    # ---- acceptance ----
 
     @property
     def functions(self) -> Mapping[str, FunctionSpec]:
@@ -401,8 +402,7 @@ class Dispatcher:
                 self._rotation.offer(lane)
         self.dispatch()
 
-    # ---- dispatch
-    # ----------------------------------------------------------------------------------------------------
+    # ---- dispatch ----
 
     def dispatch(self) -> None:
         """Give the pool what it has room for: waiting callers first, then the queue."""
@@ -659,8 +659,7 @@ class Dispatcher:
         flow.more = True
         self._spawn(self._store.release(ready))
 
-    # ---- synchronous calls
-    # -------------------------------------------------------------------------------------------
+    # ---- synchronous calls ----
 
     def call(self, function: str, payload: bytes) -> asyncio.Future[Outcome]:
         """Run a function now, past the queue and without a row in the store.
@@ -683,10 +682,14 @@ class Dispatcher:
             if len(self._waiting_calls) >= 10_000 or (spec.reserved_concurrency == 0):
                 counters.throttled += 1
                 raise Throttled(f"no worker is free for {function}", 1.0)
-            deadline = self._clock.monotonic() + self._sync_wait_s
-            self._waiting_calls.append((deadline, id, spec, payload, future))
-            asyncio.get_running_loop().call_later(self._sync_wait_s, self._give_up, future, spec)
+            self._wait_for_worker(spec, id, payload, future)
         return future
+
+    def _wait_for_worker(
+        self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]
+    ) -> None:
+        self._waiting_calls.append((id, spec, payload, future))
+        asyncio.get_running_loop().call_later(self._sync_wait_s, self._give_up, future, spec)
 
     def _call_now(self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]) -> bool:
         gate = self._gates[spec.name]
@@ -698,17 +701,18 @@ class Dispatcher:
         if not self._pool.offer(attempt):
             return False
         flow = self._flow(spec.name, spec.name)
-        self._running[token] = _Running(id, spec, flow, None, None, future)
+        held = self._running[token] = _Running(id, spec, flow, None, None, future)
+        held.payload = payload
         flow.running += 1
         gate.running += 1
         return True
 
     def _serve_waiting(self) -> None:
         waiting = self._waiting_calls
-        blocked: deque[tuple[float, int, FunctionSpec, bytes, asyncio.Future[Outcome]]] = deque()
+        blocked: deque[_WaitingCall] = deque()
         while waiting:
             item = waiting.popleft()
-            _, id, spec, payload, future = item
+            id, spec, payload, future = item
             if future.done():
                 continue
             if not self._call_now(spec, id, payload, future):
@@ -732,14 +736,12 @@ class Dispatcher:
 
     def _answer(self, held: _Running, outcome: Outcome, now: float) -> None:
         counters = self.sync[held.spec.name]
-        if outcome.kind == "returned" and self._accepting:
-            # The worker went away before this call began: it is nobody's fault, so it is tried once more
-            # elsewhere.
-            counters.failed += 1
-            if not held.future.done():
-                held.future.set_exception(
-                    Throttled(f"the worker of {held.spec.name} went away before it began", 0.1)
-                )
+        if outcome.kind == "returned":
+            # The worker went away before this call began, which is nobody's fault: it waits for another one.
+            if not self._accepting:
+                held.future.set_exception(NodeStopping("the node is stopping"))
+            elif not held.future.done() and not self._call_now(held.spec, held.id, held.payload, held.future):
+                self._wait_for_worker(held.spec, held.id, held.payload, held.future)
             return
         if outcome.ok:
             counters.succeeded += 1
@@ -747,11 +749,11 @@ class Dispatcher:
             counters.failed += 1
         if outcome.output and self._on_output is not None:
             self._on_output(held.spec, held.id, 1, outcome, now)
+        outcome.invocation_id = held.id
         if not held.future.done():
             held.future.set_result(outcome)
 
-    # ---- control
-    # -----------------------------------------------------------------------------------------------------
+    # ---- control ----
 
     async def cancel(self, id: int) -> bool:
         """End an invocation that waits or runs. True once a running one was told to stop or a waiting one has
@@ -865,8 +867,7 @@ class Dispatcher:
                 out[held.spec.name] = out.get(held.spec.name, 0) + 1
         return out
 
-    # ---- the window over the store
-    # -----------------------------------------------------------------------------------
+    # ---- the window over the store ----
 
     def _gate(self, function: str) -> FunctionGate:
         gate = self._gates.get(function)
@@ -1000,7 +1001,3 @@ class Dispatcher:
 
 def _ignore(result: list[Applied] | BaseException) -> None:
     """A mark that came too late or could not be recorded changes nothing: the attempt's end counts."""
-
-
-def _function_of(flow: str) -> str | None:
-    return None if flow.startswith("job:") else flow

@@ -127,6 +127,9 @@ class InvocationStore(Protocol):
     async def ended(self, ids: Sequence[int]) -> list[Record]:
         """Those of up to 10,000 invocations that have ended."""
 
+    async def known(self, ids: Sequence[int]) -> set[int]:
+        """Those of up to 10,000 ids that are kept."""
+
     async def counters(self) -> dict[str, Counters]:
         """The books, by function."""
 

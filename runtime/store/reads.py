@@ -74,6 +74,12 @@ def get(db: sqlite3.Connection, id: int) -> Record | None:
     return None if row is None else record_of(row)
 
 
+def known(db: sqlite3.Connection, ids: Sequence[int]) -> set[int]:
+    wanted = json_encode(list(ids)).decode()
+    rows = db.execute("SELECT id FROM invocation WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+    return {row[0] for row in rows}
+
+
 def find(
     db: sqlite3.Connection,
     function: str | None,

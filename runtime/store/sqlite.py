@@ -173,6 +173,9 @@ class SqliteStore:
     async def ended(self, ids: Sequence[int]) -> list[Record]:
         return await self._readers.ask(lambda db: reads.ended(db, ids))
 
+    async def known(self, ids: Sequence[int]) -> set[int]:
+        return await self._readers.ask(lambda db: reads.known(db, ids))
+
     async def counters(self) -> dict[str, Counters]:
         return await self._readers.ask(reads.counters)
 

@@ -1,6 +1,7 @@
 """The command line against a real node."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ def running_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNo
 def headrace(
     running_node: RunningNode, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Headrace:
-    """Runs a command in an empty folder; its exit code, output and errors. The node is found by its data folder."""
+    """Runs a command in an empty folder: exit code, output, errors. The node is found by its data."""
     monkeypatch.setenv("HEADRACE_DATA", str(running_node.data))
     monkeypatch.chdir(tmp_path)
 
@@ -52,9 +53,13 @@ def test_a_payload_may_come_from_a_file(headrace: Headrace) -> None:
 
 def test_a_payload_may_come_from_standard_input(running_node: RunningNode) -> None:
     done = subprocess.run(
-        [*HEADRACE, "invoke", "shop.echo", "-p", "-", "--url", running_node.url, "--token", running_node.token],
-        input=b'"piped"', capture_output=True, timeout=60, cwd=Path(__file__).resolve().parents[2],
-    )  # fmt: skip
+        [*HEADRACE, "invoke", "shop.echo", "-p", "-", "--url", running_node.url],
+        env={**os.environ, "HEADRACE_TOKEN": running_node.token},
+        input=b'"piped"',
+        capture_output=True,
+        timeout=60,
+        cwd=Path(__file__).resolve().parents[2],
+    )
 
     assert (done.returncode, done.stdout) == (0, b'"piped"\n')
 
@@ -155,8 +160,24 @@ def test_doctor_finds_the_node(headrace: Headrace) -> None:
     assert node["status"] == "ok"
 
 
-def test_an_unknown_job_is_named(headrace: Headrace) -> None:
+def test_a_job_is_submitted_waited_for_and_listed(headrace: Headrace) -> None:
+    Path("lines.txt").write_bytes(b"12345\n" * 1000)
+    headrace("buckets", "make", "inbox")
+    headrace("buckets", "make", "results")
+    headrace("objects", "put", "lines.txt", "s3://inbox/")
+    job = ["job", "submit", "shop.lengths", "--input", "s3://inbox/lines.txt", "--wait"]
+
     assert headrace("job", "list")[:2] == (0, "There are no such jobs.\n")
+    code, out, _ = headrace(*job)
+    assert (code, out) == (0, "5000\n")
+    record = json.loads(headrace(*job, "--json")[1])
+    assert (record["status"], record["result"]) == ("succeeded", 5000)
+    assert record["job_id"] in headrace("job", "list", "--status", "succeeded")[1]
+    assert "shop.lengths" in headrace("job", "show", record["job_id"])[1]
+    assert len(headrace("job", "show", record["job_id"], "--chunks")[1].splitlines()) == record["chunks"] + 1
+
+
+def test_an_unknown_job_is_named(headrace: Headrace) -> None:
     code, _, err = headrace("job", "show", "00000000000000aa")
     assert code == 1
     assert "there is no job" in err

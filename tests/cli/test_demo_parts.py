@@ -47,7 +47,7 @@ def result_of(products: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any
     )
 
 
-# ---- the file ---------------------------------------------------------------------------------------------
+# ---- the file ----
 
 
 def test_one_seed_makes_one_file(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_file_holds_what_makes_csv_hard(tmp_path: Path) -> None:
     assert {row["stars"] for row in rows} == {"1", "2", "3", "4", "5"}
 
 
-# ---- the folder -------------------------------------------------------------------------------------------
+# ---- the folder ----
 
 
 def test_a_folder_is_made_and_marked(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_dropped_file_is_the_object_of_its_name(tmp_path: Path, key: str) -> N
     assert not (tmp_path / "incoming").exists()
 
 
-# ---- the arguments ----------------------------------------------------------------------------------------
+# ---- the arguments ----
 
 
 def test_the_example_functions_are_found() -> None:
@@ -261,7 +261,7 @@ def test_a_jobs_source_is_called_by_its_file_name(input: Any, name: str) -> None
     assert source_of({"input": input}) == name
 
 
-# ---- chart and report -------------------------------------------------------------------------------------
+# ---- chart and report ----
 
 
 def products(count: int) -> dict[str, dict[str, Any]]:

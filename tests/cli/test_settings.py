@@ -1,7 +1,6 @@
 """Settings: which source wins, where a value came from, and what is refused."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from headrace.runtime.settings import Settings, Token, describe, known_settings,
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -127,7 +126,7 @@ def test_the_client_s_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_named_file_must_be_there() -> None:
-    with pytest.raises(InvalidSettings, match="missing.toml cannot be read"):
+    with pytest.raises(InvalidSettings, match=r"missing\.toml cannot be read"):
         load_settings(config=Path("missing.toml"))
 
 

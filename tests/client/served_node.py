@@ -12,7 +12,7 @@ from typing import NamedTuple
 OPTIONS = ["--port", "0", "--workers", "2", "--log-format", "json"]
 FUNCTIONS = '''
 import time
-from headrace import App
+from headrace import App, Lines
 
 app = App("shop")
 
@@ -37,6 +37,18 @@ def wait_for(event):
 @app.function(reserved_concurrency=0)
 def never(event):
     return None
+
+def add(a, b):
+    return a + b
+
+@app.job(split=Lines(chunk="1 KiB"), reduce=add, output="results")
+def lengths(chunk):
+    """Counts the bytes of the lines."""
+    return sum(len(line) for line in chunk.records())
+
+@app.job(split=Lines(chunk="1 KiB"), reduce=add)
+def broken(chunk):
+    raise ValueError("bad chunk")
 '''
 
 

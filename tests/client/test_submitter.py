@@ -13,7 +13,7 @@ from headrace.runtime.client.answer import ClientClosed
 from headrace.runtime.client.backend import PLAIN, SubmitOptions
 from headrace.runtime.client.future import InvocationFuture
 from headrace.runtime.client.submitter import Ended, Gathered, Submitter
-from headrace.runtime.errors import HeadraceError, Unknown, UnknownInvocation, Unreachable
+from headrace.runtime.errors import Cancelled, HeadraceError, Unknown, UnknownInvocation, Unreachable
 
 WAIT_S = 20
 
@@ -172,6 +172,20 @@ def test_one_that_is_cancelled_before_it_is_sent_is_not_sent(node: Node, submitt
         dropped.result(0)
     with pytest.raises(CancelledError):
         dropped.invocation_id  # noqa: B018 - the look-up is what is tested
+
+
+def test_the_news_of_a_cancelled_invocation_may_overtake_the_answer_to_its_cancel() -> None:
+    def cancel(id: str) -> bool:
+        future.failed(Cancelled("it was cancelled"))
+        return True
+
+    future = InvocationFuture("hold", cancel)
+    future.sending(lambda _: None)
+    future.accepted("00000000000000ff")
+
+    assert future.cancel()
+    assert future.cancelled()
+    assert future.cancel()
 
 
 def test_a_new_one_interrupts_the_poll_for_the_old(node: Node, submitter: Submitter) -> None:

@@ -84,7 +84,7 @@ pieces = [*'a,"\n\ré😀 \x0b\u2028\\', "bc", '""', "\r\n", ',"x\ny",']
 text_pieces = st.lists(st.sampled_from(pieces), max_size=60).map("".join)
 
 
-# ---- quoted csv --------------------------------------------------------------------------------------------
+# ---- quoted csv ----
 
 
 @given(text_pieces, st.integers(1, 40), st.booleans())
@@ -269,7 +269,7 @@ def test_a_file_cannot_make_a_million_chunks() -> None:
         plan(Lines(1), BytesSource(b"\n" * 1_000_003))
 
 
-# ---- headers, marks, empty files ---------------------------------------------------------------------------
+# ---- headers, marks, empty files ----
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -333,7 +333,7 @@ def test_a_header_that_never_ends_is_refused() -> None:
     assert "quoting=False" in caught.value.hint
 
 
-# ---- the reviews -------------------------------------------------------------------------------------------
+# ---- the reviews ----
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +362,7 @@ def test_the_reviews_stray_quotes_end_in_the_records_of_pythons_csv(reviews: byt
     assert rows == whole_rows(reviews, spec)
 
 
-# ---- items and settings ------------------------------------------------------------------------------------
+# ---- items and settings ----
 
 
 def test_items_are_batched_in_order() -> None:
@@ -453,7 +453,7 @@ def test_errors_travel_between_processes() -> None:
         )
 
 
-# ---- reading from a store ----------------------------------------------------------------------------------
+# ---- reading from a store ----
 
 
 def test_an_object_source_reads_its_range_at_its_etag() -> None:

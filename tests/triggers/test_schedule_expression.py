@@ -42,8 +42,7 @@ def gaps_min(expression: str, start: str, end: str, zone: str) -> list[float]:
     return [(later - earlier) / 60 for earlier, later in pairwise(found)]
 
 
-# ---- what AWS documents
-# ----------------------------------------------------------------------------------------------
+# ---- what AWS documents ----
 
 
 @pytest.mark.parametrize(
@@ -126,8 +125,7 @@ def test_a_fifth_weekday_rests_in_months_that_have_four() -> None:
     ]
 
 
-# ---- crontab
-# ---------------------------------------------------------------------------------------------------------
+# ---- crontab ----
 
 
 @pytest.mark.parametrize(
@@ -173,8 +171,7 @@ def test_a_cron_begins_with_1970_and_ends_with_2199() -> None:
     )
 
 
-# ---- rate
-# ------------------------------------------------------------------------------------------------------------
+# ---- rate ----
 
 
 @pytest.mark.parametrize(
@@ -237,8 +234,7 @@ def test_a_rate_ends_where_floats_no_longer_tell_its_moments_apart() -> None:
     assert parse("rate(1 second)").next_after(math.nan) is None
 
 
-# ---- clock changes
-# ---------------------------------------------------------------------------------------------------
+# ---- clock changes ----
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 
@@ -322,8 +318,7 @@ def test_a_cron_whose_days_all_fall_into_skipped_hours_ends() -> None:
         parse("cron(30 2 ? 3 1#2 2020-2199)", timezone=NEW_YORK)
 
 
-# ---- brute force
-# -----------------------------------------------------------------------------------------------------
+# ---- brute force ----
 
 DayTest = Callable[[date], bool]
 DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
@@ -541,8 +536,7 @@ def test_every_day_is_the_one_that_reading_day_by_day_finds(
     assert fast == slow
 
 
-# ---- forms
-# -----------------------------------------------------------------------------------------------------------
+# ---- forms ----
 
 
 @settings(max_examples=150, deadline=None)
@@ -585,8 +579,7 @@ def test_the_kind_of_an_expression_is_known() -> None:
     assert [parse(text).kind for text in texts] == ["rate", "cron", "cron", "cron", "at"]
 
 
-# ---- errors
-# ----------------------------------------------------------------------------------------------------------
+# ---- errors ----
 
 
 @pytest.mark.parametrize(
@@ -759,8 +752,7 @@ def test_an_invalid_schedule_is_one_of_our_errors() -> None:
     assert "rate(5 minutes)" in error.hint
 
 
-# ---- jitter
-# ----------------------------------------------------------------------------------------------------------
+# ---- jitter ----
 
 
 def test_jitter_is_the_same_on_every_node() -> None:

@@ -13,7 +13,7 @@ from trigger_bench import DEADLINE_S, Engine
 from headrace.runtime.errors import StorageFull, Throttled
 from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.testing import ManualClock
-from headrace.triggers.upload import Upload, lease
+from headrace.triggers.upload import Upload
 from headrace.triggers.upload import source as source_module
 from headrace.triggers.upload.observer import ObserverWatch
 from headrace.triggers.upload.source import UploadSource
@@ -529,7 +529,6 @@ async def test_without_knowledge_of_closes_a_file_fires_once_it_has_been_quiet(
     inbox: Path, engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "watch_folder", ObserverWatch)
-    monkeypatch.setattr(lease.sys, "platform", "other")
     source = Upload("inbox").source(engine.context())
     await source.start()
     try:

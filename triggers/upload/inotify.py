@@ -42,9 +42,7 @@ _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 
 
 class InotifyWatch:
-    """A FolderWatch on Linux. Its descriptor is read a few hundred events at a time, so no turn of the loop
-    is long.
-    """
+    """A FolderWatch on Linux. It reads a few hundred events at a time, so no turn of the loop is long."""
 
     def __init__(self, path: str, listener: Listener, in_thread: InThread) -> None:
         self._path = os.fsencode(path)

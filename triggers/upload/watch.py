@@ -27,8 +27,8 @@ class Happening(Enum):
 
 
 Notice = tuple[Happening, str]
-_IS_LINUX: bool = sys.platform == "linux"
 InThread = Callable[..., Awaitable[Any]]
+_IS_LINUX: bool = sys.platform == "linux"
 
 
 class Listener(Protocol):
@@ -76,7 +76,7 @@ def file_notice(happening: Happening, names: Sequence[bytes]) -> Notice | None:
 
 
 def directory_notice(names: Sequence[bytes]) -> Notice | None:
-    """The notice of a directory, from its path below the bucket; None if objects below it would be temporary."""
+    """The notice of a directory, from its path below the bucket; None if nothing below it can fire."""
     # A name stands in for what is below it, since a directory's own path may be no key: the empty segment's
     # is not.
     key = _key([*names, b"x"])
