@@ -773,7 +773,7 @@ def configure_log(settings: Settings, *, dev: bool) -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
     ]
     processors.append(
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event=0)
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if human
         else structlog.processors.JSONRenderer()
     )

@@ -1,4 +1,4 @@
-"""What people use in their own tests: a clock that is moved by hand, and a pool that runs functions in this process.
+"""What people use in their own tests: a clock moved by hand, and a pool that runs functions in this process.
 
 Imports the floor and, of the pool, what its workers make of a function: contexts, results, failures.
 """
@@ -31,13 +31,13 @@ class ManualClock:
     """A clock that stands still until `advance` moves it; sleepers wake in order of their deadlines."""
 
     def __init__(self, now: float = 1_000_000_000.0) -> None:
-        self._now = now
+        self._began = now
         self._elapsed = 0.0
         self._order = 0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
-        return self._now
+        return self._began + self._elapsed
 
     def monotonic(self) -> float:
         return self._elapsed
@@ -57,28 +57,25 @@ class ManualClock:
         end = self._elapsed + seconds
         while self._sleepers and self._sleepers[0][0] <= end:
             due, _, waiter = heapq.heappop(self._sleepers)
-            self._step(max(due - self._elapsed, 0.0))
+            self._elapsed = max(due, self._elapsed)
             if not waiter.done():
                 waiter.set_result(None)
             for _ in range(5):
                 await asyncio.sleep(0)
-        self._step(end - self._elapsed)
+        self._elapsed = end
         await asyncio.sleep(0)
 
     def jump(self, seconds: float) -> None:
         """Change the wall clock alone, as an operator or NTP would; no sleeper notices."""
-        self._now += seconds
-
-    def _step(self, seconds: float) -> None:
-        self._now += seconds
-        self._elapsed += seconds
+        self._began += seconds
 
 
 class InlinePool:
-    """A pool without processes: attempts run on the event loop's own thread, one after another, in the order they were offered.
+    """A pool without processes: attempts run on the event loop's own thread, one after another, in the order
+    they were offered.
 
-    It is what the dispatcher asks of a pool, with the workers' own decoding, contexts, encoding and descriptions of failures, so
-    that a test sees the same outcomes; limits of time and memory are not enforced.
+    It is what the dispatcher asks of a pool, with the workers' own contexts, encoding and descriptions of
+    failures, so that a test sees the same outcomes; limits of time and memory are not enforced.
 
     Args:
         entries: what runs each function, by full name, as `app.entries()` gives it.
@@ -152,7 +149,10 @@ class InlinePool:
 
     def run(self, *tokens: int) -> None:
         """Run these attempts in this order, or all that are held; then report them together."""
-        reports = [Report(token, self._outcome(self._attempts.pop(token)[0])) for token in tokens or list(self._attempts)]
+        reports = [
+            Report(token, self._outcome(self._attempts.pop(token)[0]))
+            for token in tokens or list(self._attempts)
+        ]
         self._reports(reports)
 
     def end(self, token: int, outcome: Outcome) -> None:
@@ -182,7 +182,9 @@ class InlinePool:
         self._awake = False
         reports, self._ended = self._ended, []
         if not self.held and not self._stopped:
-            reports += [Report(token, self._outcome(self._attempts.pop(token)[0])) for token in list(self._attempts)]
+            reports += [
+                Report(token, self._outcome(self._attempts.pop(token)[0])) for token in list(self._attempts)
+            ]
         if reports:
             self._reports(reports)
 
@@ -199,10 +201,15 @@ class InlinePool:
             try:
                 found = self._entries[attempt.function](self._payload(attempt), context)
                 if inspect.iscoroutine(found):
-                    with ThreadPoolExecutor(1) as thread:  # this thread's event loop is the one that waits for it
+                    with ThreadPoolExecutor(
+                        1
+                    ) as thread:  # this thread's event loop is the one that waits for it
                         found = thread.submit(asyncio.run, found).result()
                 value = encode_result(found)
-            except (Exception, SystemExit) as failed:  # the outermost loop of user code: what it raises is an outcome
+            except (
+                Exception,
+                SystemExit,
+            ) as failed:  # the outermost loop of user code: what it raises is an outcome
                 kind, error = describe(failed)
         context.close()
         output = printed.getvalue().encode()

@@ -4,7 +4,7 @@ Imports the error tree only. Offsets are bytes from the start of the object; rec
 their chunk.
 """
 
-from headrace.runtime.errors import HeadraceError, Invalid
+from headrace.runtime.errors import HeadraceError, Invalid, PreconditionFailed
 
 
 class InvalidSplit(Invalid):
@@ -55,6 +55,17 @@ class BadRecord(Invalid):
         place = _place(self.bucket, self.key)
         where = f"byte {self.offset:,} (record {self.record} of its chunk)"
         return f"{place} has a bad record at {where}: {self.reason}"
+
+
+class InputChanged(PreconditionFailed):
+    """The object was replaced after the job was submitted: (bucket, key, its ETag then, its ETag now)."""
+
+    code = "input_changed"
+    hint = "Submit the job again; write a file elsewhere and rename it into place."
+
+    def __str__(self) -> str:
+        bucket, key, then, now = self.args
+        return f"s3://{bucket}/{key} was changed while the job ran: its ETag was {then!r} and is {now!r}"
 
 
 class BadCut(HeadraceError):

@@ -1,6 +1,6 @@
 """Byte sources: what a plan and a chunk read from.
 
-Imports the standard library only. A source is opened for a range and read forward; nothing here holds a whole
+Imports the error tree only. A source is opened for a range and read forward; nothing here holds a whole
 object.
 """
 
@@ -8,6 +8,9 @@ import io
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, BinaryIO, Protocol, cast
+
+from headrace.runtime.errors import PreconditionFailed
+from headrace.runtime.jobs.bad_input import InputChanged
 
 BLOCK_BYTES = 1 << 18
 """How much is searched at a time: small enough to stay in a core's cache between being read and being
@@ -45,7 +48,7 @@ class Objects(Protocol):
 
 
 class ObjectSource:
-    """An object of a store, pinned to one ETag: a read raises the store's own error when it was replaced
+    """An object of a store, pinned to one ETag: a read raises InputChanged when it was replaced
     meanwhile.
 
     Args:
@@ -65,7 +68,10 @@ class ObjectSource:
         return self._size
 
     def open(self, start: int, end: int) -> BinaryIO:
-        return self._store.open(self.bucket, self.key, start=start, end=end, if_match=self.etag)
+        try:
+            return self._store.open(self.bucket, self.key, start=start, end=end, if_match=self.etag)
+        except PreconditionFailed as error:
+            raise InputChanged(*error.args) from None
 
 
 class BytesSource:

@@ -66,7 +66,8 @@ class Ended(msgspec.Struct, gc=False):
 
 
 Watcher = Callable[[Ended], None]
-_WaitingCall = tuple[int, FunctionSpec, bytes, asyncio.Future[Outcome]]
+_WaitingCall = tuple[float, int, FunctionSpec, bytes, asyncio.Future[Outcome]]
+"""Until when, in monotonic seconds, and what a caller waits for."""
 
 
 class SyncCounters(msgspec.Struct):
@@ -155,10 +156,12 @@ class Dispatcher:
         self._tokens: dict[int, int] = {}
         self._watchers: dict[int, list[Watcher]] = {}
         self._waiting_calls: deque[_WaitingCall] = deque()
+        self._giving_up = False
         self._timers: list[tuple[float, str]] = []
         self._timer_set = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncommitted = 0
+        self._unsettled: set[_Settling] = set()
         self._accepting = True
         self._claiming = False
         self.jobs: JobSettler | None = None
@@ -203,7 +206,7 @@ class Dispatcher:
         """Refuse new work, and claim nothing more."""
         self._accepting = False
         self._claiming = False
-        for _, _, _, future in self._waiting_calls:
+        for _, _, _, _, future in self._waiting_calls:
             if not future.done():
                 future.set_exception(NodeStopping("the node is stopping"))
         self._waiting_calls.clear()
@@ -300,22 +303,38 @@ class Dispatcher:
         if now is None:
             now = self._clock.now()
         flow: Flow | None = None
+        coming: list[tuple[Flow, int]] = []
+        room = claimed = 0
         for put in puts:
             invocation = put.invocation
             if flow is None or flow.name != invocation.flow:
+                if flow is not None and claimed:
+                    flow.coming += claimed
+                    coming.append((flow, claimed))
+                    claimed = 0
                 flow = self._flow(invocation.flow, invocation.function)
-                room = self._window - flow.held if self._claiming and not flow.more else 0
+                free = self._claiming and not flow.more and not flow.closed
+                room = self._window - flow.held - flow.coming if free else 0
             if room > 0 and invocation.due_at <= now:
                 put.node = self._node
                 room -= 1
+                claimed += 1
+        if flow is not None and claimed:
+            flow.coming += claimed
+            coming.append((flow, claimed))
         self._uncommitted += len(puts)
         skip = len(before)
 
         def committed(result: list[Applied] | BaseException) -> None:
             self._uncommitted -= len(puts)
+            for flow, claimed in coming:
+                flow.coming -= claimed
             if isinstance(result, list):
                 result = result[skip:]
                 self._arrived(puts, result)
+            for flow, _ in coming:
+                if flow.more:
+                    self._refill(flow)
             done(result)
 
         self._store.submit([*before, *puts] if before else puts, committed, now=now)
@@ -345,6 +364,7 @@ class Dispatcher:
         """
         found = self._flow(flow, function)
         found.limit = limit
+        found.closed = False
         self._need(found)
 
     def forget_flow(self, name: str) -> None:
@@ -411,7 +431,7 @@ class Dispatcher:
             return
         if self._waiting_calls:
             self._serve_waiting()
-        if not self._claiming:
+        if not self._claiming or self._unsettled:
             return
         rotation, running = self._rotation, self._running
         now = self._clock.now()
@@ -445,7 +465,7 @@ class Dispatcher:
             self._tokens[invocation.id] = token
             flow.running += 1
             flow.gate.running += 1
-            if flow.more and not flow.loading and flow.held < self._window // 2:
+            if flow.more and flow.loading is None:
                 self._refill(flow)
 
     def reports(self, reports: Sequence[Report]) -> None:
@@ -513,7 +533,11 @@ class Dispatcher:
 
         def committed(result: list[Applied] | BaseException) -> None:
             if isinstance(result, BaseException):
-                self._unrecorded(items, result)
+                if len(items) > 1 and not isinstance(result, HeadraceError):
+                    for item in items:  # not the database's fault but one item's: it must not keep the others
+                        self._record([item], now)
+                else:
+                    self._unrecorded(items, result)
                 return
             if len(items) > 1 and any(applied.refused is not None for applied in result):
                 for item in items:  # one refusal undoes its whole list: record the others by themselves
@@ -528,6 +552,10 @@ class Dispatcher:
         self._store.submit(writes, committed, now=now)
 
     def _recorded(self, item: _Settling, applied: Sequence[Applied]) -> None:
+        if self._unsettled:
+            self._unsettled.discard(item)
+            if not self._unsettled:
+                asyncio.get_running_loop().call_soon(self.dispatch)
         write, refused = item.writes[0], applied[0].refused
         if refused is not None:
             if not isinstance(refused, LeaseLost):
@@ -565,7 +593,11 @@ class Dispatcher:
                 watcher(ended)
 
     def _unrecorded(self, items: list[_Settling], error: BaseException) -> None:
-        """The database could not record outcomes (a full disk): keep trying, since the functions have run."""
+        """The database could not record outcomes (a full disk): keep trying, since the functions have run,
+        and begin no others meanwhile.
+        """
+        if isinstance(error, HeadraceError):
+            self._unsettled.update(items)
         self._on_error(
             "outcomes could not be recorded; trying again", {"error": str(error), "count": len(items)}
         )
@@ -573,8 +605,7 @@ class Dispatcher:
 
     async def _record_later(self, items: list[_Settling]) -> None:
         await self._clock.sleep(1.0)
-        for item in items:
-            self._record([item], self._clock.now())
+        self._record(items, self._clock.now())
 
     def _failed(
         self, held: _Running, claim: Claim, outcome: Outcome, now: float, settles: list[_Settling]
@@ -586,9 +617,12 @@ class Dispatcher:
             return
         due = now + retry_delay(claim.attempt, spec.retry, self._chance)
         final = error.get("final") is True or outcome.kind == "invalid_event"
-        if claim.attempt < spec.retry.attempts_max and due <= claim.invocation.expires_at and not final:
-            settles.append(_Settling([Retry(claim, due, True, error)], held, outcome))
-            return
+        if claim.attempt < spec.retry.attempts_max and not final:
+            if due <= claim.invocation.expires_at:
+                settles.append(_Settling([Retry(claim, due, True, error)], held, outcome))
+                return
+            late = f"its next attempt would come after max_age, {spec.max_age_s:g} s"
+            error = {"code": "expired", "message": f"{late}; attempt {claim.attempt} failed", "cause": error}
         settle = Settle(claim, Status.DEAD, b"", None, error, outcome.started_at)
         settles.append(_Settling([settle], held, outcome))
 
@@ -645,7 +679,7 @@ class Dispatcher:
 
     def _requeue(self, held: _Running, claim: Claim) -> None:
         """An attempt that never began goes back to the front of its lane; it costs nothing."""
-        if not self._claiming:
+        if not self._claiming or held.flow.closed:
             self._spawn(self._store.release([claim]))
             return
         lane = held.lane or self._lane(held.flow, claim.invocation.priority)
@@ -664,8 +698,9 @@ class Dispatcher:
     def call(self, function: str, payload: bytes) -> asyncio.Future[Outcome]:
         """Run a function now, past the queue and without a row in the store.
 
-        The future gets the Outcome. Raises UnknownFunction or NodeStopping at once; the future gets Throttled
-        when no worker was free in `sync_wait_s`.
+        The future gets the Outcome. Raises UnknownFunction, NodeStopping or, when the function may not run or
+        10,000 callers wait, Throttled at once; the future gets Throttled when no worker was free in
+        `sync_wait_s`.
         """
         spec = self._specs.get(function)
         if spec is None:
@@ -688,8 +723,11 @@ class Dispatcher:
     def _wait_for_worker(
         self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]
     ) -> None:
-        self._waiting_calls.append((id, spec, payload, future))
-        asyncio.get_running_loop().call_later(self._sync_wait_s, self._give_up, future, spec)
+        deadline = self._clock.monotonic() + self._sync_wait_s
+        self._waiting_calls.append((deadline, id, spec, payload, future))
+        if not self._giving_up:
+            self._giving_up = True
+            self._spawn(self._give_up())
 
     def _call_now(self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]) -> bool:
         gate = self._gates[spec.name]
@@ -712,7 +750,7 @@ class Dispatcher:
         blocked: deque[_WaitingCall] = deque()
         while waiting:
             item = waiting.popleft()
-            id, spec, payload, future = item
+            _, id, spec, payload, future = item
             if future.done():
                 continue
             if not self._call_now(spec, id, payload, future):
@@ -722,25 +760,34 @@ class Dispatcher:
         blocked.extend(waiting)
         self._waiting_calls = blocked
 
-    def _give_up(self, future: asyncio.Future[Outcome], spec: FunctionSpec) -> None:
-        if future.done() or any(held.future is future for held in self._running.values()):
-            return
-        self.sync[spec.name].throttled += 1
-        gate = self._gates[spec.name]
-        what = (
-            f"{spec.name} is paused"
-            if gate.paused
-            else f"no worker was free for {spec.name} in {self._sync_wait_s:g} s"
-        )
-        future.set_exception(Throttled(what, 1.0))
+    async def _give_up(self) -> None:
+        """Throttle the callers whose time is over; they wait in the order of their deadlines."""
+        try:
+            while self._waiting_calls:
+                deadline, _, spec, _, future = self._waiting_calls[0]
+                left = deadline - self._clock.monotonic()
+                if left > 0 and not future.done():
+                    await self._clock.sleep(left)
+                    continue
+                self._waiting_calls.popleft()
+                if future.done():
+                    continue
+                self.sync[spec.name].throttled += 1
+                busy = f"no worker was free for {spec.name} in {self._sync_wait_s:g} s"
+                paused = self._gates[spec.name].paused
+                future.set_exception(Throttled(f"{spec.name} is paused" if paused else busy, 1.0))
+        finally:
+            self._giving_up = False
 
     def _answer(self, held: _Running, outcome: Outcome, now: float) -> None:
         counters = self.sync[held.spec.name]
         if outcome.kind == "returned":
             # The worker went away before this call began, which is nobody's fault: it waits for another one.
+            if held.future.done():
+                return
             if not self._accepting:
                 held.future.set_exception(NodeStopping("the node is stopping"))
-            elif not held.future.done() and not self._call_now(held.spec, held.id, held.payload, held.future):
+            elif not self._call_now(held.spec, held.id, held.payload, held.future):
                 self._wait_for_worker(held.spec, held.id, held.payload, held.future)
             return
         if outcome.ok:
@@ -769,13 +816,7 @@ class Dispatcher:
             for lane in flow.lanes.values():
                 for claim in lane.ready:
                     if claim.invocation.id == id:
-                        lane.ready.remove(claim)
-                        error = {"code": "cancelled", "message": "cancelled before it began"}
-                        settle = Settle(claim, Status.CANCELLED, error=error)
-                        held = _Running(id, self.spec(claim.invocation.function), flow, lane, claim)
-                        [applied] = await self._store.apply([settle], now=now)
-                        self._recorded(_Settling([settle], held, Outcome("cancelled")), [applied])
-                        return applied.refused is None
+                        return await self._cancel_ready(lane, claim, now)
         [applied] = await self._store.apply([CancelWaiting(id)], now=now)
         if applied.refused is not None:
             raise applied.refused
@@ -785,6 +826,24 @@ class Dispatcher:
                     id, Status.CANCELLED, error={"code": "cancelled", "message": "cancelled before it began"}
                 )
             )
+        return True
+
+    async def _cancel_ready(self, lane: Lane, claim: Claim, now: float) -> bool:
+        error = {"code": "cancelled", "message": "cancelled before it began"}
+        settle = Settle(claim, Status.CANCELLED, error=error)
+        lane.ready.remove(claim)
+        try:
+            [applied] = await self._store.apply([settle], now=now)
+        except HeadraceError:
+            lane.ready.appendleft(claim)  # it was not recorded, so it is still to be run
+            self._rotation.offer(lane)
+            self.dispatch()
+            raise
+        if applied.refused is not None:
+            return False
+        self._tell(settle)
+        if self.jobs is not None and claim.invocation.job is not None:
+            self.jobs.settled([settle], [applied])
         return True
 
     def kill_job(self, job: int) -> None:
@@ -818,13 +877,18 @@ class Dispatcher:
         self._need(self._flow(flow, function))
 
     async def hand_back(self, flow: str) -> None:
-        """Release what is ready of a flow, so that it can be ended in the store."""
+        """Release what is ready of a flow, so that it can be ended in the store. Nothing of it begins until
+        it is adopted again.
+        """
         found = self._flows.get(flow)
         if found is None:
             return
+        found.closed = True
         ready = [claim for lane in found.lanes.values() for claim in lane.ready]
         for lane in found.lanes.values():
             lane.ready.clear()
+        if found.loading is not None:
+            await asyncio.wait({found.loading})
         await self._store.release(ready)
 
     def drop_flow(self, flow: str) -> None:
@@ -903,22 +967,24 @@ class Dispatcher:
         self._refill(flow)
 
     def _refill(self, flow: Flow) -> None:
-        if not self._claiming or flow.loading or not flow.more or flow.held >= self._window // 2:
+        if not self._claiming or flow.closed or flow.loading is not None or not flow.more:
+            return
+        if flow.held + flow.coming >= max(self._window // 2, 1):
             return
         if flow.gate.paused or (flow.gate.name not in self._specs and not flow.name.startswith("job:")):
             return
-        flow.loading = True
-        self._spawn(self._load(flow))
+        flow.loading = self._spawn(self._load(flow))
 
     async def _load(self, flow: Flow) -> None:
         try:
-            limit = self._window - flow.held
+            limit = self._window - flow.held - flow.coming
             flow.more = False
             now = self._clock.now()
             claims = await self._store.claim(self._node, flow=flow.name, limit=limit, now=now)
             if len(claims) >= limit:
                 flow.more = True
-            if not self._claiming:
+            if not self._claiming or flow.closed:
+                flow.more = True
                 await self._store.release(claims)
                 return
             for claim in claims:
@@ -937,7 +1003,7 @@ class Dispatcher:
             )
             self._wake_at(flow, self._clock.now() + 1.0)
         finally:
-            flow.loading = False
+            flow.loading = None
         if flow.more:
             self._refill(flow)
         self.dispatch()
@@ -988,10 +1054,11 @@ class Dispatcher:
             for mark in marks:
                 self._store.submit([mark], _ignore, now=now)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
+        return task
 
     def _reap(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

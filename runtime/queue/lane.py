@@ -5,6 +5,7 @@ class flows take turns, each getting as many invocations a turn as its weight sa
 that one job's 10,000 chunks starve nobody; classes are served strictly from the highest down.
 """
 
+import asyncio
 from collections import deque
 
 from headrace.runtime.model.invocation import Claim
@@ -30,7 +31,18 @@ class FunctionGate:
 class Flow:
     """What shares the workers fairly: a function, or one job. `limit` is the job's own concurrency."""
 
-    __slots__ = ("gate", "lanes", "limit", "loading", "more", "name", "next_due", "running")
+    __slots__ = (
+        "closed",
+        "coming",
+        "gate",
+        "lanes",
+        "limit",
+        "loading",
+        "more",
+        "name",
+        "next_due",
+        "running",
+    )
 
     def __init__(self, name: str, gate: FunctionGate, *, limit: int | None = None) -> None:
         self.name = name
@@ -40,12 +52,16 @@ class Flow:
         self.lanes: dict[int, Lane] = {}
         self.more = False
         """The store may hold due invocations that are not in the window."""
-        self.loading = False
+        self.loading: asyncio.Task[None] | None = None
+        self.coming = 0
+        """Claims on their way into the window: they are there once they are durable."""
+        self.closed = False
+        """It is being ended: nothing of it is loaded or begun."""
         self.next_due: float | None = None
 
     @property
     def open(self) -> bool:
-        return self.gate.open and (self.limit is None or self.running < self.limit)
+        return self.gate.open and not self.closed and (self.limit is None or self.running < self.limit)
 
     @property
     def held(self) -> int:

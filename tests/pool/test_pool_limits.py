@@ -154,7 +154,7 @@ async def test_a_worker_that_has_grown_is_replaced(start) -> None:
 
 
 async def test_killing_a_running_attempt_ends_its_process(start) -> None:
-    bench = await start()
+    bench = await start(kill_grace_s=20.0)
 
     token = bench.offer("end_well")
     await bench.executing(token)

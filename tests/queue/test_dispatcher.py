@@ -288,7 +288,7 @@ async def test_a_delayed_invocation_runs_when_it_is_due_and_not_before(node: Inl
     await node.clock.advance(59)
     await node.quiet()
     assert node.pool.begun == 1
-    await node.clock.advance(1)
+    await node.clock.advance(1.001)
     await node.until(lambda: node.pool.begun == 2)
     assert (await node.drive(soon))[soon].result == b'"soon"'
     await node.clock.advance(7200)

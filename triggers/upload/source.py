@@ -456,8 +456,15 @@ class UploadSource:
             except NoSuchObject:
                 looked[key] = None
             else:
-                looked[key] = info if self._is_wanted(info) else None
+                # A file that is being written again is noticed again when that writer closes it.
+                looked[key] = info if self._is_wanted(info) and self._is_whole(info) else None
         return looked
+
+    def _is_whole(self, info: ObjectInfo) -> bool:
+        if self._folder is None:
+            return True
+        path = os.path.join(self._folder, *file_names(info.key))
+        return not is_being_written(path) and self._unchanged(info)
 
     def _next_page(self, listing: Iterator[ObjectInfo]) -> tuple[list[ObjectInfo], bool]:
         """A page of the objects that the trigger wants, and whether it is the last."""
@@ -485,8 +492,18 @@ class UploadSource:
                 or (proof is _Proof.CLOSED and is_open is False)
                 or now - info.modified_at >= QUIET_S
             )
-            (finished if quiet and not is_open else others).append(info)
+            whole = quiet and not is_open and self._unchanged(info)
+            (finished if whole else others).append(info)
         return finished, others
+
+    def _unchanged(self, info: ObjectInfo) -> bool:
+        """Whether the object still is what was looked at before its writers were asked about: only then was
+        that state nobody's work in progress.
+        """
+        try:
+            return self._context.objects.head(self._bucket, info.key).etag == info.etag
+        except NoSuchObject:
+            return False
 
     # ---- small parts ----
 
