@@ -9,7 +9,7 @@
 
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml LICENSE README.md ./
 COPY headrace headrace
 COPY runtime runtime
 COPY triggers triggers

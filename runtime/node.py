@@ -98,6 +98,7 @@ class Node:
         self._server: Any = None
         self._served: asyncio.Task[None] | None = None
         self._logs_dirty = False
+        self._announced = False
         self._begun_at = self.clock.now()
         self._chance = random.Random(secrets.randbits(64))
         self._unready: str | None = "starting"
@@ -209,8 +210,9 @@ class Node:
             await self._served
             self._server = None
         if self._store is not None:
-            with contextlib.suppress(FileNotFoundError):
-                (self.settings.data / "node.json").unlink()
+            if self._announced:  # a node that was refused the data must not take back another's word
+                with contextlib.suppress(FileNotFoundError):
+                    (self.settings.data / "node.json").unlink()
             if hasattr(self, "id"):
                 await self._leave(self._store)
             await self._store.stop()
@@ -505,6 +507,7 @@ class Node:
         temporary = path.with_suffix(".json.new")
         temporary.write_bytes(msgspec.json.encode(facts))
         temporary.replace(path)
+        self._announced = True
 
     # ---- upkeep ----
 

@@ -116,7 +116,6 @@ def w3(cfg):
     job = {"headrace": "bench.count_bytes", "headrace-rows": "bench.count_rows"}.get(cfg.name, "bench.count_records")
     with embedded(cfg) as (client, data):
         client.make_bucket("bench")
-        os.makedirs(os.path.join(data, "buckets", "headrace-system"), exist_ok=True)  # TEMPORARY
         bucket = os.path.join(data, "buckets", "bench")
         os.link(path, os.path.join(bucket, "reviews.csv"))  # the object is there before the clock starts
         with open(path, "rb") as source, open(os.path.join(bucket, "warm.csv"), "wb") as small:

@@ -4,7 +4,7 @@ Imports this room and the rooms below. Each endpoint names the scope that it nee
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -87,7 +87,7 @@ class Api:
         ]
         return Starlette(
             routes=routes,
-            exception_handlers={HTTPException: _http_error},
+            exception_handlers={HTTPException: _http_error, Exception: _failed},
         )
 
     def _on(self, method: str, path: str, endpoint: Endpoint, scope: str) -> Route:
@@ -337,26 +337,26 @@ class Api:
 
     async def redrive_many(self, request: Request) -> Response:
         body = await _body(request, 1 << 20)
-        asked = msgspec.json.decode(body) if body else {}
-        if not isinstance(asked, dict) or set(asked) - {"function", "limit", "ids"}:
-            raise BadRequest("the filter is wrong", 'Send {} for all, {"function": NAME} or {"ids": […]}.')
-        limit = int(asked.get("limit", 10_000))
+        try:
+            asked = msgspec.json.decode(body, type=_Filter) if body else _Filter()
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            hint = 'Send {} for all, {"function": NAME} or {"ids": […]}.'
+            raise BadRequest(f"the filter is wrong: {error}", hint) from None
         done = 0
         before: int | None = None
-        wanted = asked.get("ids")
-        while done < limit:
+        while done < asked.limit:
             records = await self._services.store.find(
-                function=asked.get("function"), status=Status.DEAD, before=before, limit=500
+                function=asked.function, status=Status.DEAD, before=before, limit=500
             )
             if not records:
                 break
             before = records[-1].invocation.id
             for record in records:
                 if record.invocation.job is not None or (
-                    wanted and show_id(record.invocation.id) not in wanted
+                    asked.ids is not None and show_id(record.invocation.id) not in asked.ids
                 ):
                     continue
-                if done < limit:
+                if done < asked.limit:
                     await self._redrive(record)
                     done += 1
         return answer({"redriven": done}, 202)
@@ -614,6 +614,19 @@ def _error(error: HeadraceError) -> Response:
     start, body = messages
     headers = {key.decode(): value.decode() for key, value in start["headers"]}
     return Response(body["body"], status_code=start["status"], headers=headers)
+
+
+class _Filter(msgspec.Struct, forbid_unknown_fields=True):
+    """Which dead letters are redriven: of a function, of these ids, at most so many."""
+
+    function: str | None = None
+    ids: frozenset[str] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """What nobody expected, in the form of every other error; the application records it."""
+    return _error(HeadraceError("the node failed to answer; its log says why"))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

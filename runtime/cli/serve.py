@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.runtime.cli.options import Config
+from headrace.runtime.errors import BadRequest
 
 Paths = Annotated[
     list[str] | None,
@@ -85,7 +86,11 @@ def _serve(paths: list[str] | None, flags: Mapping[str, object], config: Path | 
 
     settings = load_settings(flags, config=config)
     settings.check_exposure()
+    from headrace.runtime.code import is_path
     from headrace.runtime.node import serve as serve_node
 
+    for path in paths or ():
+        if is_path(path) and not Path(path).exists():
+            raise BadRequest(f"there is nothing at {path}", "Name files or folders of functions.")
     code: int = serve_node(settings, paths or (["functions"] if Path("functions").is_dir() else []), dev=dev)
     return code

@@ -45,6 +45,9 @@ from headrace.runtime.store.protocol import QueueStore
 WINDOW = 2048
 """Claims held ready per flow. A backlog of any size costs no more memory than this."""
 
+URGENT = 16
+"""Claims that may be loaded beyond a full window, when what is in the store has a higher priority."""
+
 UNCOMMITTED_MAX = 100_000
 """Invocations handed to the store and not yet durable; beyond it callers are throttled."""
 
@@ -411,6 +414,8 @@ class Dispatcher:
                 lane = None
             if claim is None:
                 if invocation.due_at <= self._clock.now():
+                    if flow.urgent is None or invocation.priority > flow.urgent:
+                        flow.urgent = invocation.priority
                     self._need(flow)
                 else:
                     self._wake_at(flow, invocation.due_at)
@@ -969,7 +974,7 @@ class Dispatcher:
     def _refill(self, flow: Flow) -> None:
         if not self._claiming or flow.closed or flow.loading is not None or not flow.more:
             return
-        if flow.held + flow.coming >= max(self._window // 2, 1):
+        if flow.held + flow.coming >= max(self._window // 2, 1) and not flow.passed_over:
             return
         if flow.gate.paused or (flow.gate.name not in self._specs and not flow.name.startswith("job:")):
             return
@@ -977,12 +982,14 @@ class Dispatcher:
 
     async def _load(self, flow: Flow) -> None:
         try:
-            limit = self._window - flow.held - flow.coming
+            limit = max(self._window - flow.held - flow.coming, min(URGENT, self._window))
             flow.more = False
             now = self._clock.now()
             claims = await self._store.claim(self._node, flow=flow.name, limit=limit, now=now)
             if len(claims) >= limit:
                 flow.more = True
+            if not flow.more or (flow.urgent is not None and claims[-1].invocation.priority < flow.urgent):
+                flow.urgent = None
             if not self._claiming or flow.closed:
                 flow.more = True
                 await self._store.release(claims)

@@ -42,6 +42,7 @@ class Flow:
         "name",
         "next_due",
         "running",
+        "urgent",
     )
 
     def __init__(self, name: str, gate: FunctionGate, *, limit: int | None = None) -> None:
@@ -55,6 +56,8 @@ class Flow:
         self.loading: asyncio.Task[None] | None = None
         self.coming = 0
         """Claims on their way into the window: they are there once they are durable."""
+        self.urgent: int | None = None
+        """The highest priority that something in the store, and not in the window, is known to have."""
         self.closed = False
         """It is being ended: nothing of it is loaded or begun."""
         self.next_due: float | None = None
@@ -62,6 +65,13 @@ class Flow:
     @property
     def open(self) -> bool:
         return self.gate.open and not self.closed and (self.limit is None or self.running < self.limit)
+
+    @property
+    def passed_over(self) -> bool:
+        """Something in the store has a higher priority than everything in the window."""
+        if self.urgent is None:
+            return False
+        return not any(lane.ready and priority >= self.urgent for priority, lane in self.lanes.items())
 
     @property
     def held(self) -> int:

@@ -26,9 +26,11 @@ def cells(text: str) -> list[list[str]]:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under a heading, up to the next one of its level or above. Raises LookupError without one."""
+    """What stands under a heading, up to the next one of its level or above. Raises LookupError."""
     level = len(heading) - len(heading.lstrip("#"))
-    found = re.search(rf"^{re.escape(heading)}$\n(.*?)(?=^#{{1,{level}}} |\Z)", text, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^{re.escape(heading)}$\n(.*?)(?=^#{{1,{level}}} |\Z)", text, re.MULTILINE | re.DOTALL
+    )
     if found is None:
         raise LookupError(f"there is no heading {heading!r}")
     return found[1]

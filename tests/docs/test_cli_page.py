@@ -33,7 +33,10 @@ def test_the_page_has_the_commands_that_there_are() -> None:
 def test_a_command_is_documented_with_its_options(path: str) -> None:
     text = section(TEXT, f"### {path}")
     options = {
-        opt for param in COMMANDS[path].params for opt in param.opts if opt.startswith("--") and opt not in COMMON
+        opt
+        for param in COMMANDS[path].params
+        for opt in param.opts
+        if opt.startswith("--") and opt not in COMMON
     }
 
     assert [option for option in sorted(options) if f"`{option}" not in text] == []

@@ -29,7 +29,11 @@ def engine_kinds() -> list[type[HeadraceError]]:
     """Every class of the tree, those of other rooms included; without what tests and answers derive."""
     for package in (headrace.runtime, headrace.triggers):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            if ".migrations" not in module.name and ".starter" not in module.name and "__main__" not in module.name:
+            if (
+                ".migrations" not in module.name
+                and ".starter" not in module.name
+                and "__main__" not in module.name
+            ):
                 importlib.import_module(module.name)
     own = ("headrace.runtime", "headrace.triggers")
     return [
@@ -39,7 +43,9 @@ def engine_kinds() -> list[type[HeadraceError]]:
 
 
 def documented() -> dict[str, str]:
-    rows = [row for row in cells(TEXT) if re.fullmatch(r"`[a-z_]+`", row[0]) and re.fullmatch(r"\d{3}", row[1])]
+    rows = [
+        row for row in cells(TEXT) if re.fullmatch(r"`[a-z_]+`", row[0]) and re.fullmatch(r"\d{3}", row[1])
+    ]
     assert len({row[0] for row in rows}) == len(rows), "a code is documented twice"
     return {row[0].strip("`"): row[1] for row in rows}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pages import GUIDE, blocks
 
-from headrace.runtime.loading import load, request_for
+from headrace.runtime.code import request_for
+from headrace.runtime.loading import load
 
 PYTHON = [
     (page.name, index, block)
@@ -15,7 +16,9 @@ PYTHON = [
 ]
 
 
-@pytest.mark.parametrize(("page", "index", "block"), PYTHON, ids=[f"{page}-{index}" for page, index, _ in PYTHON])
+@pytest.mark.parametrize(
+    ("page", "index", "block"), PYTHON, ids=[f"{page}-{index}" for page, index, _ in PYTHON]
+)
 def test_a_block_of_functions_loads_without_errors(page: str, index: int, block: str, tmp_path: Path) -> None:
     file = tmp_path / f"{page.removesuffix('.md')}_guide_{index}.py"
     file.write_text(block, encoding="utf-8")

@@ -44,4 +44,6 @@ def test_every_setting_is_documented_as_it_is() -> None:
     text = section((GUIDE / "operations.md").read_text(encoding="utf-8"), "## Settings")
     found = [row for row in cells(text) if row[0].startswith("`")]
 
-    assert found == expected, "the table should be:\n" + "\n".join(f"| {' | '.join(row)} |" for row in expected)
+    assert found == expected, "the table should be:\n" + "\n".join(
+        f"| {' | '.join(row)} |" for row in expected
+    )

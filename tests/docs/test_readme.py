@@ -1,6 +1,5 @@
 """What README.md shows is run: its file of functions on a node, and its script as it stands."""
 
-import ast
 import os
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import pytest
 from pages import ROOT, blocks, page
 
 from headrace import Client
+from headrace.runtime.code import request_for
 from headrace.runtime.embedded import EmbeddedNode
-from headrace.runtime.loading import request_for
 from headrace.runtime.settings import Settings
 
 WAIT_S = 30.0
@@ -80,7 +79,7 @@ def test_a_wrong_parameter_is_answered_with_its_name(client: Client) -> None:
 
 def test_the_upload_of_the_page_gives_the_result_of_the_page(client: Client, place: Path) -> None:
     [line] = [line for line in README.splitlines() if line.strip().startswith("printf ")]
-    content = ast.literal_eval(line.split()[1] if "'" not in line else line[line.index("'") : line.rindex("'") + 1])
+    content = line[line.index("'") + 1 : line.rindex("'")].replace("\\n", "\n")
     (place / "served" / "buckets" / "orders" / "monday.csv").write_text(content)
 
     job = client.job(first_job(client))
@@ -99,8 +98,14 @@ def test_a_unit_test_just_calls_the_function(place: Path) -> None:
 def test_the_script_prints_what_the_page_shows(place: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=place, env=environment, text=True, capture_output=True, timeout=60, check=False
-    )  # fmt: skip
+        [sys.executable, "script.py"],
+        cwd=place,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
 
     assert (done.stdout, done.returncode) == (blocks(README, "text")[0], 0), done.stderr
 
