@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """What a node costs in memory: `memory.py [--queued N] [--pandas] [--out FILE]`. Linux only.
 
-Figures are proportional set sizes (a page that three processes share counts a third for each), summed over the node and all
-its descendants, and each worker's private pages: what one more worker would cost. The peer of the same run is a Python process
+Figures are proportional set sizes (a page that three processes share counts a third for each), summed over
+the node and all
+its descendants, and each worker's private pages: what one more worker would cost. The peer of the same run
+is a Python process
 that has done nothing but start (`python -c pass`, held open).
 """
 
@@ -18,8 +20,8 @@ import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "contestants")]
-import benchlib as bl  # noqa: E402
-import startup  # noqa: E402
+import benchlib as bl
+import startup
 
 BATCH = 1000
 QUEUE_S = 240  # the most seconds that filling the queue may take
@@ -69,7 +71,8 @@ def mib(size):
 
 
 def sizes(root):
-    """The node's memory: `pss_mib` of all, `node_mib`, `zygote_mib`, each worker's `private_mib`, and how workers began."""
+    """The node's memory: `pss_mib` of all, `node_mib`, `zygote_mib`, each worker's `private_mib`, and how
+    workers began."""
     pids = tree(root)
     zygote = next((pid for pid in pids[1:] if "pool.zygote" in command_of(pid)), None)
     workers = [pid for pid in pids[1:] if pid != zygote]
@@ -140,17 +143,30 @@ def with_backlog(work, queued):
 
 
 def with_pandas(work):
-    """A node whose code imports pandas, which is put into a folder of its own, never into the project's environment."""
+    """A node whose code imports pandas, which is put into a folder of its own, never into the project's
+    environment."""
     packages = os.path.join(os.environ.get("BENCH_DIR") or work, "pandas")
     if not os.path.isdir(packages):
-        command = [sys.executable, "-m", "pip", "install", "-q", "--target", packages, "-r", os.path.join(HERE, "requirements-pandas.txt")]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--target",
+            packages,
+            "-r",
+            os.path.join(HERE, "requirements-pandas.txt"),
+        ]
         subprocess.run(command, check=True)
     functions, data = os.path.join(work, "with_pandas.py"), os.path.join(work, "pandas-data")
     with open(functions, "w") as file:
         file.write(
-            f"import sys\nsys.path.insert(0, {packages!r})\nimport pandas\nfrom headrace import App, Http\n"
-            'app = App("frames")\n\n\n@app.on(Http("POST", "/"))\n@app.function\ndef hello(body: dict) -> dict:\n'
-            '    names = pandas.DataFrame([body])["name"]\n    return {"greeting": "hello " + str(names[0])}\n'
+            f"import sys\nsys.path.insert(0, {packages!r})\nimport pandas\n"
+            'from headrace import App, Http\napp = App("frames")\n\n\n'
+            '@app.on(Http("POST", "/"))\n@app.function\ndef hello(body: dict) -> dict:\n'
+            '    names = pandas.DataFrame([body])["name"]\n'
+            '    return {"greeting": "hello " + str(names[0])}\n'
         )
     port, running = served(functions, data, os.path.join(work, "pandas.log"))
     with running as [process]:
@@ -163,7 +179,9 @@ def with_pandas(work):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queued", type=int, default=1_000_000)
-    parser.add_argument("--pandas", action="store_true", help="also measure an app that imports pandas (installs it aside)")
+    parser.add_argument(
+        "--pandas", action="store_true", help="also measure an app that imports pandas (installs it aside)"
+    )
     parser.add_argument("--out", help="JSON file to merge the figures into")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as work:
@@ -180,7 +198,8 @@ def main():
             private = ", ".join(f"{size:g}" for size in found["worker_private_mib"])
             more = f"{found['node_mib']:5g}  {found['zygote_mib']:6g}  {private} ({found['start']})"
         if "queued" in found:
-            more += f"; {found['queued']:,} queued at {found['enqueued_per_s']:,}/s, database {found['database_mib']:g} MiB"
+            more += f"; {found['queued']:,} queued at {found['enqueued_per_s']:,}/s"
+            more += f", database {found['database_mib']:g} MiB"
         print(f"{name:16} {found['pss_mib']:8.1f} {found['ratio']:6.2f}x  {more}")
     print(json.dumps({"memory": figures}))
     if args.out:

@@ -1,5 +1,10 @@
 #!/usr/bin/env python3
-"""Peer benchmarks. `run.py --list`, `run.py --workload w1 --contestant ray`, `run.py --all`. See README.md."""
+"""Benchmarks beside peers; see README.md.
+
+`run.py` alone measures Headrace beside the nearest peers and prints the ratios, in about ten minutes; with `--docs` it
+rewrites the tables of docs/performance.md too. `run.py --list`, `run.py --workload w1 --contestant ray`, `run.py --all`.
+"""
+
 import argparse
 import ast
 import glob
@@ -16,19 +21,79 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "contestants")]
-import services  # noqa: E402
+import services
 
-# Per workload: default parameters, rounds, seconds one run may take, the headline metric and which way is better.
+# Per workload: default parameters, rounds, seconds one run may take, the headline metric and which way is
+# better.
 WORKLOADS = {
-    "w1": dict(params={"n": 10000}, rounds=3, timeout=420, metric="rate", better="high", unit="invocations/s"),
-    "w2": dict(params={"seconds": 10}, rounds=3, timeout=120, metric="rps32", better="high", unit="requests/s"),
-    "w3": dict(params={"mib": 256, "chunk_mib": 4}, rounds=2, timeout=420, metric="seconds", better="low", unit="s"),
-    "w4": dict(params={"n": 10000}, rounds=3, timeout=420, metric="seq", better="high", unit="jobs/s"),
-    "w5": dict(params={"n": 300, "burst": 2000}, rounds=2, timeout=300, metric="p50_ms", better="low", unit="ms"),
-    "w6": dict(params={"steps": 100, "workflows": 20, "items": 200}, rounds=3, timeout=300, metric="chain_steps_per_s",
-               better="high", unit="steps/s"),
-    "w7": dict(params={"n": 5}, rounds=1, timeout=300, metric="p50_ms", better="low", unit="ms"),
+    "w1": {
+        "params": {"n": 10000},
+        "rounds": 3,
+        "timeout": 420,
+        "metric": "rate",
+        "better": "high",
+        "unit": "invocations/s",
+    },
+    "w2": {
+        "params": {"seconds": 10},
+        "rounds": 3,
+        "timeout": 120,
+        "metric": "rps32",
+        "better": "high",
+        "unit": "requests/s",
+    },
+    "w3": {
+        "params": {"mib": 256, "chunk_mib": 4},
+        "rounds": 2,
+        "timeout": 420,
+        "metric": "seconds",
+        "better": "low",
+        "unit": "s",
+    },
+    "w4": {
+        "params": {"n": 10000},
+        "rounds": 3,
+        "timeout": 420,
+        "metric": "seq",
+        "better": "high",
+        "unit": "jobs/s",
+    },
+    "w5": {
+        "params": {"n": 300, "burst": 2000},
+        "rounds": 2,
+        "timeout": 300,
+        "metric": "p50_ms",
+        "better": "low",
+        "unit": "ms",
+    },
+    "w6": {
+        "params": {"steps": 100, "workflows": 20, "items": 200},
+        "rounds": 3,
+        "timeout": 300,
+        "metric": "chain_steps_per_s",
+        "better": "high",
+        "unit": "steps/s",
+    },
+    "w7": {
+        "params": {"n": 5},
+        "rounds": 1,
+        "timeout": 300,
+        "metric": "p50_ms",
+        "better": "low",
+        "unit": "ms",
+    },
 }
+
+# What `run.py` alone measures, and docs/performance.md shows: peers that need no service of their own.
+REPORT = {
+    "w1": ["headrace", "headrace-http", "processpool", "mp-imap"],
+    "w2": ["headrace-http", "starlette-1", "functions-framework"],
+    "w3": ["headrace", "headrace-rows", "headrace-records", "mp-pool-ranges", "single-process"],
+    "w4": ["headrace", "headrace-http", "sqlite-full", "sqlite-full-group"],
+    "w5": ["headrace", "watchdog-inotify"],
+    "w7": ["headrace", "headrace-http", "functions-framework", "python-spawn-site"],
+}
+DOCUMENT = os.path.join(os.path.dirname(HERE), "docs", "performance.md")
 
 
 def contestants():
@@ -38,16 +103,21 @@ def contestants():
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_D":
                 base = ast.literal_eval(node.value)
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "CONTESTANTS":
-                for k, v in zip(node.value.keys, node.value.values):
+                for k, v in zip(node.value.keys, node.value.values, strict=False):
                     d = {}
-                    for kk, vv in zip(v.keys, v.values):
-                        d.update(base) if kk is None else d.__setitem__(ast.literal_eval(kk), ast.literal_eval(vv))
+                    for kk, vv in zip(v.keys, v.values, strict=False):
+                        d.update(base) if kk is None else d.__setitem__(
+                            ast.literal_eval(kk), ast.literal_eval(vv)
+                        )
                     out[k.value] = dict(d, file=path)
     return out
 
 
 def python_of(work, venv):
-    if venv in ("stdlib", "project"):  # "project": the environment that runs this file, with the repository installed
+    if venv in (
+        "stdlib",
+        "project",
+    ):  # "project": the environment that runs this file, with the repository installed
         return sys.executable
     return os.path.join(work, f"venv-{venv}", "bin", "python")
 
@@ -57,7 +127,9 @@ def setup_venv(work, venv):
         return
     d = os.path.join(work, f"venv-{venv}")
     subprocess.run([sys.executable, "-m", "venv", d], check=True)
-    subprocess.run([f"{d}/bin/pip", "install", "-q", "-r", os.path.join(HERE, f"requirements-{venv}.txt")], check=True)
+    subprocess.run(
+        [f"{d}/bin/pip", "install", "-q", "-r", os.path.join(HERE, f"requirements-{venv}.txt")], check=True
+    )
 
 
 def version_of(work, spec):
@@ -69,7 +141,8 @@ def version_of(work, spec):
 
 
 class TreeRss(threading.Thread):
-    """Peak memory of a process and all its descendants, as the sum of proportional set sizes, 4 samples a second."""
+    """Peak memory of a process and all its descendants, as the sum of proportional set sizes, 4 samples a
+    second."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
@@ -82,7 +155,7 @@ class TreeRss(threading.Thread):
                 if d.isdigit():
                     try:
                         s = open(f"/proc/{d}/stat").read()
-                        kids.setdefault(int(s[s.rindex(")") + 2:].split()[1]), []).append(int(d))
+                        kids.setdefault(int(s[s.rindex(")") + 2 :].split()[1]), []).append(int(d))
                     except OSError:
                         pass
             todo, tree = [self.pid], []
@@ -103,7 +176,8 @@ class TreeRss(threading.Thread):
 
 
 def fsync_ms(folder, n=60):
-    """Median of n appends of 1 KiB with fdatasync: the disk's speed changes by the second, so each run is bracketed."""
+    """Median of n appends of 1 KiB with fdatasync: the disk's speed changes by the second, so each run is
+    bracketed."""
     path, lat = os.path.join(folder, "fsync-probe"), []
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for _ in range(n):
@@ -117,22 +191,29 @@ def fsync_ms(folder, n=60):
 
 
 def prompt_wakeups():
-    """Ask for nice -10 and a 0.2 ms scheduler slice, inherited by every service and contestant. On a machine that others
-    use too, a process that wakes (from an fsync, a socket) otherwise waits out a busy neighbour's tick of up to 4 ms,
-    which is then what a sequential figure measures. Needs root and Linux 6.12 or later; without them nothing changes."""
+    """Ask for nice -10 and a 0.2 ms scheduler slice, inherited by every service and contestant. On a
+    machine that others
+    use too, a process that wakes (from an fsync, a socket) otherwise waits out a busy neighbour's tick of
+    up to 4 ms,
+    which is then what a sequential figure measures. Needs root and Linux 6.12 or later; without them
+    nothing changes."""
     if os.environ.get("BENCH_PLAIN_SCHED"):
         return False
     import ctypes
     import struct
+
     attr = struct.pack("IIQiIQQQ", 48, 0, 0, -10, 0, 200_000, 0, 0)
     ok = platform.machine() == "x86_64" and ctypes.CDLL(None).syscall(314, 0, attr, 0) == 0  # sched_setattr
     if not ok:
-        print("could not ask for prompt wake-ups: latencies will show the machine's other load", file=sys.stderr)
+        print(
+            "could not ask for prompt wake-ups: latencies will show the machine's other load", file=sys.stderr
+        )
     return ok
 
 
 def cpu_jiffies():
-    """(all, niced, idle) of the machine so far; run.py itself runs at negative nice, so niced time is other people's."""
+    """(all, niced, idle) of the machine so far; run.py itself runs at negative nice, so niced time is other
+    people's."""
     v = [int(x) for x in open("/proc/stat").readline().split()[1:9]]
     return sum(v), v[1], v[3] + v[4]
 
@@ -150,11 +231,20 @@ def run_once(args, svc, name, spec, wl, params, timeout):
     before, cpu = fsync_ms(work), cpu_jiffies()
     t = time.time()
     with open(log, "wb") as err:
-        p = subprocess.Popen([python_of(args.work_dir, spec["venv"]), spec["file"], name, wl], stdout=subprocess.PIPE,
-                             stderr=err, cwd=work, start_new_session=True,
-                             env=dict(os.environ, BENCH_CFG=json.dumps(cfg), PYTHONUNBUFFERED="1",
-                                      PYTHONPATH=os.path.join(HERE, "contestants") + os.pathsep + HERE,
-                                      PYTHONDONTWRITEBYTECODE="1"))
+        p = subprocess.Popen(
+            [python_of(args.work_dir, spec["venv"]), spec["file"], name, wl],
+            stdout=subprocess.PIPE,
+            stderr=err,
+            cwd=work,
+            start_new_session=True,
+            env=dict(
+                os.environ,
+                BENCH_CFG=json.dumps(cfg),
+                PYTHONUNBUFFERED="1",
+                PYTHONPATH=os.path.join(HERE, "contestants") + os.pathsep + HERE,
+                PYTHONDONTWRITEBYTECODE="1",
+            ),
+        )
         rss = TreeRss(p.pid) if wl == "w3" else None
         if rss:
             rss.start()
@@ -172,7 +262,9 @@ def run_once(args, svc, name, spec, wl, params, timeout):
             more, _ = p.communicate()
             out = out or more
     lines = [x for x in out.decode(errors="replace").splitlines() if x.startswith("RESULT ")]
-    res = json.loads(lines[-1][7:]) if lines else {"ok": False, "error": f"no result in {timeout} s or it died"}
+    res = (
+        json.loads(lines[-1][7:]) if lines else {"ok": False, "error": f"no result in {timeout} s or it died"}
+    )
     if rss:
         rss.halt.set()
         res["peak_pss_mib"], res["peak_procs"] = round(rss.peak / 2**20), rss.procs
@@ -199,17 +291,61 @@ def summarise(runs, metrics):
     return out
 
 
+def choose(args, known):
+    """The contestants of each workload that is to run, by name."""
+    workloads = args.workload or (list(WORKLOADS) if args.all else list(REPORT))
+    wanted = {wl: [k for k, v in known.items() if wl in v["workloads"]] for wl in workloads}
+    if args.contestant:
+        return {wl: [k for k in names if k in args.contestant] for wl, names in wanted.items()}
+    if args.workload or args.all:
+        return wanted
+    return {wl: [k for k in known if k in REPORT[wl]] for wl in workloads}
+
+
+def measure(args, known, svc, wl, names, data):
+    """Every round of one workload, contestants taking turns; the results go into `data`."""
+    w, runs, params = WORKLOADS[wl], {k: [] for k in names}, {}
+    for k in names:
+        setup_venv(args.work_dir, known[k]["venv"])
+        params[k] = {**w["params"], **known[k].get(f"{wl}_params", {})}
+        params[k].update({a: json.loads(b) for a, b in (s.split("=", 1) for s in args.set)})
+    for rnd in range(args.rounds or w["rounds"]):
+        for k in names:
+            if runs[k] and not runs[k][-1].get("ok"):
+                continue
+            r = run_once(args, svc, k, known[k], wl, params[k], w["timeout"])
+            runs[k].append(r)
+            shown = {a: (round(b, 3) if isinstance(b, float) else b) for a, b in r.items()}
+            print(f"{wl} {k} #{rnd + 1} {json.dumps(shown)}", file=sys.stderr, flush=True)
+    for k in names:
+        spec = known[k]
+        if args.append:
+            runs[k] = data["results"].get(wl, {}).get(k, {}).get("runs", []) + runs[k]
+        keys = sorted({a for r in runs[k] for a in r})
+        said = {a: spec.get(f"{wl}_{a}", spec.get(a)) for a in ("durable", "rerun", "role")}
+        data["results"].setdefault(wl, {})[k] = {
+            "version": version_of(args.work_dir, spec),
+            "package": spec["dist"],
+            **{a: b for a, b in said.items() if b is not None},
+            "params": params[k],
+            "headline": {"metric": w["metric"], "unit": w["unit"], "better": w["better"]},
+            "summary": summarise(runs[k], keys),
+            "runs": runs[k],
+        }
+
+
 def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--workload", action="append", default=[])
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--workload", action="append", default=[], choices=list(WORKLOADS))
     ap.add_argument("--contestant", action="append", default=[])
-    ap.add_argument("--all", action="store_true")
-    ap.add_argument("--list", action="store_true")
+    ap.add_argument("--all", action="store_true", help="every workload and every contestant: hours")
+    ap.add_argument("--list", action="store_true", help="workloads and their contestants")
     ap.add_argument("--rounds", type=int)
     ap.add_argument("--set", action="append", default=[], help="override a parameter, as n=1000")
     ap.add_argument("--work-dir", default=os.environ.get("BENCH_DIR"))
     ap.add_argument("--out", help="JSON file to merge results into")
     ap.add_argument("--append", action="store_true", help="add to a contestant's earlier runs in --out")
+    ap.add_argument("--docs", action="store_true", help="measure start and memory too; rewrite docs/performance.md")
     args = ap.parse_args()
     known = contestants()
     if args.list:
@@ -218,44 +354,38 @@ def main():
         return
     args.work_dir = os.path.abspath(args.work_dir or tempfile.mkdtemp(prefix="bench-"))
     os.makedirs(args.work_dir, exist_ok=True)
-    wls = args.workload or (list(WORKLOADS) if args.all else ap.error("give --workload or --all"))
-    data = json.load(open(args.out)) if args.out and os.path.exists(args.out) else {"results": {}}
-    data["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release(),
-                       "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)}
+    out = os.path.abspath(args.out or os.path.join(args.work_dir, "results.json"))
+    data = {"results": {}}
+    if os.path.exists(out):
+        with open(out) as file:
+            data = json.load(file)
+    data["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+    data["machine"] = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+    }
+    chosen = choose(args, known)
     prompt_wakeups()
     svc = services.Services(args.work_dir)
     signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))  # so that a stopped run stops its services too
     try:
-        for wl in wls:
-            w = WORKLOADS[wl]
-            names = [k for k, v in known.items() if wl in v["workloads"] and (not args.contestant or k in args.contestant)]
-            runs = {k: [] for k in names}
-            for rnd in range(args.rounds or w["rounds"]):
-                for k in names:
-                    if runs[k] and not runs[k][-1].get("ok"):
-                        continue
-                    spec = known[k]
-                    setup_venv(args.work_dir, spec["venv"])
-                    params = dict(w["params"], **spec.get(f"{wl}_params", {}))
-                    params.update({a: json.loads(b) for a, b in (s.split("=", 1) for s in args.set)})
-                    r = run_once(args, svc, k, spec, wl, params, w["timeout"])
-                    runs[k].append(r)
-                    shown = {a: (round(b, 3) if isinstance(b, float) else b) for a, b in r.items()}
-                    print(f"{wl} {k} #{rnd + 1} {json.dumps(shown)}", flush=True)
-            for k in names:
-                if args.append:
-                    runs[k] = data["results"].get(wl, {}).get(k, {}).get("runs", []) + runs[k]
-                keys = sorted({a for r in runs[k] for a in r})
-                data["results"].setdefault(wl, {})[k] = {
-                    "version": version_of(args.work_dir, known[k]), "package": known[k]["dist"],
-                    **{a: known[k][a] for a in ("durable", "rerun", "role") if a in known[k]},
-                    "params": dict(w["params"], **known[k].get(f"{wl}_params", {})),
-                    "headline": {"metric": w["metric"], "unit": w["unit"], "better": w["better"]},
-                    "summary": summarise(runs[k], keys), "runs": runs[k]}
-                if args.out:
-                    json.dump(data, open(args.out, "w"), indent=1, sort_keys=True)
+        for wl, names in chosen.items():
+            measure(args, known, svc, wl, names, data)
+            with open(out, "w") as file:
+                json.dump(data, file, indent=1, sort_keys=True)
     finally:
         svc.close()
+    print(f"{table.machine(data)[0]}\nResults: {out}")
+    for wl, names in chosen.items():
+        print("\n".join(["", f"## {table.TABLES[wl]['title']}", "", *table.compared(wl, data["results"][wl])]))
+    if args.docs:
+        for script in (["startup.py"], ["memory.py", "--pandas"]):
+            command = [sys.executable, os.path.join(HERE, script[0]), *script[1:], "--out", out]
+            subprocess.run(command, check=True, env={**os.environ, "BENCH_DIR": args.work_dir})
+        with open(out) as file:
+            table.rewrite(DOCUMENT, json.load(file))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""What starting costs, each as a ratio to `python -c pass` of the same run: `startup.py [--rounds N] [--out FILE]`.
+"""What starting costs, each as a ratio to `python -c pass` of the same run: `startup.py [--rounds N] [--out
+FILE]`.
 
-The commands take turns in every round, and the medians are compared. `serve` is timed from just before its process starts to
-the first right answer of a user's route, polled every 3 ms: with a new data folder each time, and with one that was used before.
+The commands take turns in every round, and the medians are compared. `serve` is timed from just before its
+process starts to
+the first right answer of a user's route, polled every 3 ms: with a new data folder each time, and with one
+that was used before.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "contestants"))
-import benchlib as bl  # noqa: E402
+import benchlib as bl
 
 FUNCTIONS = os.path.join(HERE, "contestants", "headrace_functions.py")
 HEADRACE = [sys.executable, "-m", "headrace"]
@@ -27,7 +30,9 @@ PEER = "python -c pass"
 def timed(command, **env):
     """Milliseconds of a command that must succeed."""
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={**os.environ, **env})
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={**os.environ, **env}
+    )
     return (time.perf_counter() - began) * 1e3
 
 
@@ -93,7 +98,11 @@ def main():
     figures = {
         name: {
             "ratio": round(statistics.median(spent) / peer, 2),
-            "ms": {"min": round(min(spent), 1), "median": round(statistics.median(spent), 1), "max": round(max(spent), 1)},
+            "ms": {
+                "min": round(min(spent), 1),
+                "median": round(statistics.median(spent), 1),
+                "max": round(max(spent), 1),
+            },
         }
         for name, spent in times.items()
     }

@@ -79,6 +79,10 @@ class Signature:
                     f"**{parameter.name} cannot be filled from an event",
                     "Take `event`, which holds all of it.",
                 )
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise InvalidFunction(
+                    name, f"{parameter.name!r} is positional-only, and events fill parameters by name", "Remove the /."
+                )
             self.names.append(parameter.name)
             if parameter.kind is parameter.KEYWORD_ONLY:
                 self.keywords.add(parameter.name)

@@ -62,7 +62,7 @@ def load(argument: bytes) -> Loaded:
     _digest_environment(digest)
     specs: dict[str, FunctionSpec] = {}
     entries: dict[str, Callable[[Any, Any], Any]] = {}
-    for app, file in apps:
+    for app, file in {id(app): (app, file) for app, file in reversed(apps)}.values():
         for name, declared in app.declared.items():
             spec = declared.spec
             if name in specs:

@@ -1,6 +1,6 @@
 """A real node for tests: `headrace serve` as a process of its own, which a test may kill and start again.
 
-Only what is this node's is ever signalled: its own process by pid, and the processes that bear its data folder.
+Only what is this node's is ever signalled: its own process by pid, and those that bear its data folder.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def wait_until(look: Callable[[], T | None], what: str, *, within_s: float = WAIT_S) -> T:
-    """What `look` gives first that is true. Raises AssertionError when nothing was within `within_s` seconds."""
+    """What `look` gives first that is true. Raises AssertionError when nothing was in `within_s` seconds."""
     end = time.monotonic() + within_s
     while True:
         found = look()
@@ -47,7 +47,10 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run_command(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 30.0
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float = 30.0,
 ) -> "subprocess.CompletedProcess[str]":
     """Run `headrace ARGUMENTS` to its end."""
     return subprocess.run(
@@ -66,6 +69,7 @@ class Serving:
         flags: more arguments of the command.
         env: added to the node's environment.
         dev: run `headrace dev` instead.
+        token: what the client shows, where tokens are configured; else the one in the data folder.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Serving:
         flags: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         dev: bool = False,
+        token: str | None = None,
     ) -> None:
         self.data = folder / "data"
         self.log = folder / "node.log"
@@ -84,6 +89,7 @@ class Serving:
             "--data", str(self.data), "--workers", str(workers), *flags,
         ]  # fmt: skip
         self._folder = folder
+        self._token = token
         self._env = clean_environment(env)
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
@@ -95,8 +101,8 @@ class Serving:
         assert self._process is None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=self._folder,
-                start_new_session=True,
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env,
+                cwd=self._folder, start_new_session=True,
             )  # fmt: skip
         process = self._process
 
@@ -114,7 +120,7 @@ class Serving:
         except AssertionError:
             self.kill()
             raise
-        self._client = Client(facts["url"], (self.data / "token").read_text().strip())
+        self._client = Client(facts["url"], self._token or (self.data / "token").read_text().strip())
         assert self._client.backend.request("GET", "/readyz").status == 200
         return self
 
@@ -199,7 +205,7 @@ class Serving:
             return []
 
     def leftover(self) -> list[int]:
-        """The processes, the node's own aside, that bear this data folder in command, environment or open files."""
+        """The processes but the node's own that bear the data folder in command, environment or open files."""
         mark = str(self.data)
         own = {os.getpid(), self._process.pid if self._process is not None else 0}
         found = []

@@ -1,10 +1,12 @@
-"""The functions that Headrace's contestants call, written as a user writes them. `headrace serve` takes this file as it is."""
+"""The functions that Headrace's contestants call, written as a user writes them. `headrace serve` takes
+this file as it is."""
 
 import csv
 import io
 
-from headrace import App, Csv, Http
 from sentiment import label
+
+from headrace import App, Csv, Http
 
 app = App("bench")
 

@@ -1,6 +1,7 @@
 """Headrace itself: embedded in the client's process (`headrace`), and served over HTTP (`headrace-http`).
 
-W3 comes in three: `headrace` and `headrace-rows` and `headrace-records` differ only in how the mapped function reads its
+W3 comes in three: `headrace` and `headrace-rows` and `headrace-records` differ only in how the mapped
+function reads its
 chunk (`chunk.bytes()` and its own csv reader as in the limit, `chunk.rows()`, `chunk.records()`).
 """
 
@@ -19,17 +20,21 @@ _D = {
     "rerun": "yes: at once, in another worker; after a power cut, at the next start",
 }
 CONTESTANTS = {
-    "headrace": {**_D, "workloads": ["w1", "w3", "w4", "w5", "w7"], "role": "embedded: the node is a thread of the client"},
+    "headrace": {
+        **_D,
+        "workloads": ["w1", "w3", "w4", "w5", "w7"],
+        "role": "embedded: the node is a thread of the client",
+    },
     "headrace-rows": {**_D, "workloads": ["w3"], "role": "embedded, chunk.rows()"},
     "headrace-records": {**_D, "workloads": ["w3"], "role": "embedded, chunk.records()"},
     "headrace-http": {**_D, "workloads": ["w1", "w2", "w4", "w7"], "role": "headrace serve; Client(url)"},
 }
-SYNC = "no: a synchronous call is answered or failed, never kept"
 
 
 @contextlib.contextmanager
 def embedded(cfg, app=None):
-    """An embedded node with two workers, its data in the run's own folder; gives its client and that folder."""
+    """An embedded node with two workers, its data in the run's own folder; gives its client and that
+    folder."""
     from headrace_functions import app as plain
 
     data = os.path.join(cfg.work, "data")
@@ -40,7 +45,19 @@ def embedded(cfg, app=None):
 def serve(cfg, port, data):
     """`headrace serve` of the functions file, as a context that ends it."""
     functions = os.path.join(bl.here(cfg), "headrace_functions.py")
-    cmd = [sys.executable, "-m", "headrace", "serve", functions, "--data", data, "--port", port, "--workers", "2"]
+    cmd = [
+        sys.executable,
+        "-m",
+        "headrace",
+        "serve",
+        functions,
+        "--data",
+        data,
+        "--port",
+        port,
+        "--workers",
+        "2",
+    ]
     return bl.running([cmd], os.path.join(cfg.work, "serve.log"))
 
 
@@ -103,7 +120,7 @@ def w2(cfg):
     import w2lib
 
     with served(cfg) as (_, _, port):
-        return dict(w2lib.measure(cfg, port), durable=SYNC)
+        return w2lib.measure(cfg, port)
 
 
 # ---- W3 ----
@@ -113,7 +130,9 @@ def w3(cfg):
     import w3lib
 
     path, expect = w3lib.data(cfg)
-    job = {"headrace": "bench.count_bytes", "headrace-rows": "bench.count_rows"}.get(cfg.name, "bench.count_records")
+    job = {"headrace": "bench.count_bytes", "headrace-rows": "bench.count_rows"}.get(
+        cfg.name, "bench.count_records"
+    )
     with embedded(cfg) as (client, data):
         client.make_bucket("bench")
         bucket = os.path.join(data, "buckets", "bench")
@@ -167,7 +186,9 @@ def held(data):
     """Waiting invocations of `bench.keep` by the database itself."""
     db = sqlite3.connect(f"file:{os.path.join(data, 'headrace.db')}?mode=ro", uri=True)
     with contextlib.closing(db):
-        (found,) = db.execute("select count(*) from invocation where function = 'bench.keep' and status = 0").fetchone()
+        (found,) = db.execute(
+            "select count(*) from invocation where function = 'bench.keep' and status = 0"
+        ).fetchone()
     return found
 
 
@@ -175,8 +196,10 @@ def held(data):
 
 
 def w5(cfg):
-    """The bucket is a folder, as in watchdog-inotify; the function runs in a worker process, durably accepted before."""
+    """The bucket is a folder, as in watchdog-inotify; the function runs in a worker process, durably
+    accepted before."""
     import w5lib
+
     from headrace import App, Upload
 
     app, log = App("uploads"), w5lib.seen_file(cfg)
@@ -216,7 +239,10 @@ def w7(cfg):
 
     def once():
         ctx = serve(cfg, port, os.path.join(cfg.work, f"data{next(starts)}"))
-        return ctx, lambda: bl.http_json(f"http://127.0.0.1:{port}/", {"name": "x"}) == {"greeting": "hello x"}
+        return (
+            ctx,
+            lambda: bl.http_json(f"http://127.0.0.1:{port}/", {"name": "x"}) == {"greeting": "hello x"},
+        )
 
     return w7lib.cold_http(cfg, once)
 

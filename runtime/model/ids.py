@@ -6,9 +6,11 @@ node's number, 12 bits of a counter. Growing ids append to the end of a table's 
 inserts cheap.
 """
 
+import re
 from collections.abc import Callable
 
 _BEGIN_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
+_SHOWN = re.compile(r"[0-9a-fA-F]{1,16}")
 
 
 class Ids:
@@ -45,9 +47,7 @@ def show_id(number: int) -> str:
 
 def read_id(text: str) -> int | None:
     """The id behind a user's text, or None when it is none."""
-    if not 1 <= len(text) <= 16:
+    if not _SHOWN.fullmatch(text):
         return None
-    try:
-        return int(text, 16)
-    except ValueError:
-        return None
+    number = int(text, 16)
+    return number if number < 1 << 63 else None

@@ -31,7 +31,7 @@ def read_size(value: int | str, *, field: str) -> int:
     `field` names the setting in the error. Raises InvalidSettings for a text of another form, or a size below
     1 byte.
     """
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | str):
         raise InvalidSettings(f"{field} is {value}, not a size", 'Write bytes, or a text such as "4 MiB".')
     if isinstance(value, int):
         size = value

@@ -194,7 +194,9 @@ def test_a_row_with_too_few_columns_is_kept_and_the_job_says_where_it_is(node: S
     assert "too many columns" in warnings
 
 
-def test_a_file_that_is_replaced_during_its_job_fails_the_job_and_nothing_is_mixed(node: Serving, tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_during_its_job_fails_the_job_and_nothing_is_mixed(
+    node: Serving, tmp_path: Path
+) -> None:
     head = "n,folder\n"
     line = f"1,{tmp_path}\n"
     node.client.make_bucket("store")

@@ -1,6 +1,7 @@
 """The big job: counts and check sums over a reviews file, exact whatever the cut, at several chunk sizes.
 
-Every figure is an integer, so that the answer of a thousand chunks equals that of one process to the last digit.
+Every figure is an integer, so that the answer of a thousand chunks equals that of one process
+to the last digit.
 """
 
 import time
@@ -52,7 +53,9 @@ def sort_products(found: dict[str, Any]) -> dict[str, Any]:
 
 
 for name, size in CHUNKS.items():
-    app.job(name=name, split=Csv(chunk=size), reduce=merge, finish=sort_products, output="results")(mapped(0.0))
+    app.job(name=name, split=Csv(chunk=size), reduce=merge, finish=sort_products, output="results")(
+        mapped(0.0)
+    )
 
 # Kills spend attempts of what was running, so a job that is killed at often needs many.
 app.job(

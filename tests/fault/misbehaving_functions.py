@@ -1,4 +1,4 @@
-"""Functions that do what no function should. Each is killed, refused or contained, and its neighbours go on."""
+"""Functions that do what no function should. Each is killed, refused or contained."""
 
 import ctypes
 import os

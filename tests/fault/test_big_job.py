@@ -29,7 +29,7 @@ def put_file(node: Serving, path: Path, key: str) -> str:
 
 
 def check_counted_once(node: Serving, job: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The answer is that of one process, and each chunk is in it exactly once: by its number, and by the manifest."""
+    """The answer is that of one process, and each chunk is in it once: by its number, and by the manifest."""
     result, chunks = job["result"], job["chunks"]
     assert {name: result[name] for name in expected} == expected
     assert result["chunks"] == chunks
@@ -67,12 +67,17 @@ def run_at_sizes(folder: Path, size: int, names: list[str], within_s: float) -> 
             job = node.client.submit_job(f"big.{name}", url).wait(within_s)
             assert job["status"] == "succeeded", job
             assert job["warnings"] == []
-            assert job["chunks"] >= size // (int(CHUNKS[name].split()[0]) << (20 if "MiB" in CHUNKS[name] else 10)) // 2
+            assert (
+                job["chunks"]
+                >= size // (int(CHUNKS[name].split()[0]) << (20 if "MiB" in CHUNKS[name] else 10)) // 2
+            )
             check_counted_once(node, job, expected)
             check_accounts(node, job)
 
 
-def test_a_file_with_quoted_newlines_gives_the_answer_of_one_process_at_every_chunk_size(tmp_path: Path) -> None:
+def test_a_file_with_quoted_newlines_gives_the_answer_of_one_process_at_every_chunk_size(
+    tmp_path: Path,
+) -> None:
     run_at_sizes(tmp_path, MADE_BYTES, ["k16", "k64", "k256", "m1", "m16"], 60)
 
 
@@ -83,7 +88,7 @@ def test_a_quarter_gibibyte_gives_the_answer_of_one_process_at_every_chunk_size(
 
 
 def kill_something(node: Serving, chance: random.Random) -> str:
-    """SIGKILL to the node, its zygote, one worker or all of them, and start again what does not start by itself."""
+    """SIGKILL to the node, its zygote, one worker or all of them; a node is started again."""
     what = chance.choice(("node", "zygote", "worker", "worker", "all workers"))
     if what == "node":
         node.kill()
@@ -102,7 +107,9 @@ def kill_something(node: Serving, chance: random.Random) -> str:
 
 
 @pytest.mark.timeout(240)
-def test_a_job_whose_node_zygote_and_workers_are_killed_again_and_again_counts_every_chunk_once(tmp_path: Path) -> None:
+def test_a_job_whose_node_zygote_and_workers_are_killed_again_and_again_counts_every_chunk_once(
+    tmp_path: Path,
+) -> None:
     seed = int(os.environ.get("FAULT_SEED") or random.randrange(1 << 32))
     print(f"replay with FAULT_SEED={seed}")
     chance = random.Random(seed)
@@ -116,8 +123,12 @@ def test_a_job_whose_node_zygote_and_workers_are_killed_again_and_again_counts_e
             done = _done(node, job.id)
             more = done + chance.randint(1, 12)
             wait_until(lambda at=more: _done(node, job.id) >= at, f"{more} chunks")  # type: ignore[misc]
-            time.sleep(chance.uniform(0.0, 0.08))  # the moment is what is tried out here; nothing waits for it
-            assert _status(node, job.id)["status"] in ("planning", "running"), "the kills must land in the middle"
+            time.sleep(
+                chance.uniform(0.0, 0.08)
+            )  # the moment is what is tried out here; nothing waits for it
+            assert _status(node, job.id)["status"] in ("planning", "running"), (
+                "the kills must land in the middle"
+            )
             killed.append(kill_something(node, chance))
         print("killed:", ", ".join(killed))
         ended = node.client.job(job.id).wait(90)

@@ -28,7 +28,9 @@ def results_of(client: Client, ids: list[str], within_s: float = 30.0) -> list[d
     def look() -> bool:
         left = [id for id in ids if id not in ended]
         for at in range(0, len(left), 1000):
-            found = client.call("POST", "/v1/invocations/wait", body={"ids": left[at : at + 1000], "wait_s": 1})
+            found = client.call(
+                "POST", "/v1/invocations/wait", body={"ids": left[at : at + 1000], "wait_s": 1}
+            )
             ended.update((one["invocation_id"], one) for one in found["ended"])
         return len(ended) == len(ids)
 
@@ -44,7 +46,9 @@ def invoke_many(client: Client, function: str, payloads: list[Any]) -> list[str]
 
 
 def enqueue(client: Client, function: str, payload: Any, **query: str) -> str:
-    found = client.call("POST", f"/v1/functions/{function}/invoke", query={"mode": "async", **query}, body=payload)
+    found = client.call(
+        "POST", f"/v1/functions/{function}/invoke", query={"mode": "async", **query}, body=payload
+    )
     return str(found["invocation_id"])
 
 
@@ -58,7 +62,9 @@ def began(folder: Path) -> list[int]:
 # ---- SIGKILL ----
 
 
-def test_ten_thousand_accepted_invocations_all_run_after_the_node_is_killed_behind_the_last_202(tmp_path: Path) -> None:
+def test_ten_thousand_accepted_invocations_all_run_after_the_node_is_killed_behind_the_last_202(
+    tmp_path: Path,
+) -> None:
     with serving(CODE, folder=tmp_path) as node:
         ids: list[str] = []
         for start in range(0, 10_000, 1000):
@@ -142,7 +148,9 @@ def redriven(node: Serving, id: str) -> None:
     assert (of["accepted"], of["succeeded"], of["dead"]) == (1, 1, 0)
 
 
-def test_a_dead_letter_succeeds_under_its_id_once_its_code_is_mended_and_the_node_restarted(tmp_path: Path) -> None:
+def test_a_dead_letter_succeeds_under_its_id_once_its_code_is_mended_and_the_node_restarted(
+    tmp_path: Path,
+) -> None:
     code = tmp_path / "mended.py"
     code.write_text(BROKEN)
     with serving(code, folder=tmp_path) as node:

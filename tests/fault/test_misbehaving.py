@@ -100,7 +100,9 @@ def test_a_synchronous_caller_is_told_each_end_with_its_own_status(tmp_path: Pat
             headers = {"Content-Type": "application/json"}
             answer = node.client.backend.request("POST", path, body=body, headers=headers)
             found = json.loads(answer.body)
-            return answer.status, found["error"]["code"] if isinstance(found, dict) and "error" in found else ""
+            return answer.status, found["error"]["code"] if isinstance(
+                found, dict
+            ) and "error" in found else ""
 
         assert status("loop_in_c") == (504, "timeout")
         assert status("allocate") == (500, "out_of_memory")

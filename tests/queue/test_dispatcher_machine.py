@@ -186,6 +186,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert books.accepted == len(self.known)
         assert self.node.dispatcher.counts()[1] <= 2 * (4 + 4)
 
+    async def end_all(self) -> None:
+        for attempt in self.node.pool.attempts:
+            self.node.pool.end(attempt.token, Outcome("ok", b"1"))
+        await self.node.quiet(4)
+
     def teardown(self) -> None:
         """In the end everything that may run does."""
         try:
@@ -193,9 +198,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                 self.wait(self.node.dispatcher.pause(function, paused=False))
             for _ in range(400):
                 self.settle_down()
-                for attempt in self.node.pool.attempts:
-                    self.node.pool.end(attempt.token, Outcome("ok", b"1"))
-                self.settle_down()
+                self.wait(self.end_all())
                 if not self.node.pool.attempts and not self.wait(self.node.books()).waiting:
                     break
                 if not self.node.pool.attempts:
