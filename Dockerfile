@@ -2,7 +2,7 @@
 #
 #   docker build -t headrace .
 #   docker run -p 127.0.0.1:8080:8080 -v ./functions:/functions:ro -v headrace-data:/data \
-#       -e HEADRACE_TOKENS="$(openssl rand -hex 32)" headrace
+#       -e HEADRACE_TOKENS="main:invoke+read+write:$(openssl rand -hex 32)" headrace
 #
 # The node listens on all of the container's addresses, and a node that listens beyond loopback refuses to start
 # without a token: HEADRACE_TOKENS must be given.
@@ -11,6 +11,7 @@ FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml LICENSE README.md ./
 COPY headrace headrace
+COPY functions functions
 COPY runtime runtime
 COPY triggers triggers
 # The examples' libraries come along, so that the functions in functions/ run as they are.

@@ -20,10 +20,11 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "contestants"))
-import benchlib as bl
+import benchlib as bl  # noqa: E402 - found through the path above
 
 FUNCTIONS = os.path.join(HERE, "contestants", "headrace_functions.py")
 HEADRACE = [sys.executable, "-m", "headrace"]
+os.environ["PYTHONPATH"] = os.path.dirname(HERE)  # the repository that holds this file, wherever it is
 PEER = "python -c pass"
 
 

@@ -187,10 +187,14 @@ class App:
             if reduce is not None and not callable(reduce):
                 raise InvalidFunction(full, f"reduce is {reduce!r}", "Give a function of two results.")
             if finish is not None and not callable(finish):
-                raise InvalidFunction(full, f"finish is {finish!r}", "Give a function of the aggregated result.")
+                raise InvalidFunction(
+                    full, f"finish is {finish!r}", "Give a function of the aggregated result."
+                )
             if finish is not None and reduce is None:
                 raise InvalidFunction(
-                    full, "finish has no aggregated result to work on", "Give reduce= as well, or all_results(…)."
+                    full,
+                    "finish has no aggregated result to work on",
+                    "Give reduce= as well, or all_results(…).",
                 )
             try:
                 msgspec.json.encode(initial)

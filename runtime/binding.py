@@ -81,7 +81,9 @@ class Signature:
                 )
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 raise InvalidFunction(
-                    name, f"{parameter.name!r} is positional-only, and events fill parameters by name", "Remove the /."
+                    name,
+                    f"{parameter.name!r} is positional-only, and events fill parameters by name",
+                    "Remove the /.",
                 )
             self.names.append(parameter.name)
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -129,7 +131,7 @@ class Signature:
                 return lambda payload, context: function(context)
             if names == ["event", "context"] and self.event_type in (None, Any):
                 return lambda payload, context: function(as_event(payload), context)
-            if len(names) == 1 and self.whole is None:
+            if names == [self.sole] and self.whole is None:
                 sole, default = names[0], self.defaults
                 arguments = self.arguments
 
@@ -154,13 +156,16 @@ class Signature:
             whole = payload
             if is_http(payload) and not _is_event(self.types[self.whole]):
                 whole = _body(payload, wrong)
-            values[self.whole] = self._convert(self.whole, whole, (), wrong)
+            if not wrong:
+                values[self.whole] = self._convert(self.whole, whole, (), wrong)
         elif self.bound:
             found = self._parts(payload, wrong)
             for name in self.bound:
+                if any(item["loc"] == name for item in wrong):
+                    continue
                 if name in found:
                     values[name] = self._convert(name, found[name], (name,), wrong)
-                elif name not in self.defaults and not any(item["loc"] == name for item in wrong):
+                elif name not in self.defaults:
                     wrong.append({"loc": name, "msg": "is missing"})
         if wrong:
             raise InvalidEvent(self.name, wrong)
@@ -295,7 +300,7 @@ def _is_model(annotation: Any) -> bool:
     return (
         hasattr(annotation, "model_fields")
         or hasattr(annotation, "__dataclass_fields__")
-        or typing.is_typeddict(annotation)
+        or hasattr(annotation, "__required_keys__")  # a TypedDict, whichever module's
     )
 
 

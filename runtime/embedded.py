@@ -165,7 +165,7 @@ class NodeBackend:
                 raise PayloadTooLarge(len(payload), limit)
             outcome: Outcome = await node.dispatcher.call(spec.name, check_json(payload))
             if outcome.kind != "ok":
-                raise outcome_error(outcome)
+                raise outcome_error(outcome, name)
             if outcome.result_ref is not None:
                 data: bytes = await node.in_thread(node.objects.get, *parse_object_url(outcome.result_ref))
                 return data

@@ -1,16 +1,23 @@
 """The error tree: what can go wrong, split by what a caller does next.
 
     HeadraceError
-    ├── Invalid                  the caller fixes the call (400, 404, 409, 413, 422)
-    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent, InvalidKey, InvalidBucketName,
-    InvalidObjectUrl │   ├── Unknown: UnknownFunction, UnknownInvocation, UnknownJob, NoSuchBucket,
-    NoSuchObject │   ├── Conflict: PreconditionFailed, IdempotencyMismatch, InProgress, WrongState │   ├──
-    Unauthorized, Forbidden │   └── InvalidSettings, LoadFailed, InvalidFunction ├── Retryable
-    the caller tries again later (429, 503) │   ├── Throttled, NodeStopping, StorageFull, ReadOnlyStorage,
-    StoreUnavailable, Unreachable │   └── LeaseLost            the runtime tries again elsewhere ├──
-    InvocationFailed         the function's own outcome (500, 504) │   ├── FunctionError, FunctionTimeout,
-    OutOfMemory, WorkerCrashed, UnserialisableResult, Expired, Cancelled │   └── JobFailed └── Unusable
-    an operator must act: DataInUse, DataTooNew, DataDamaged, PortInUse
+    ├── Invalid            the caller fixes the call (400 to 422)
+    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent
+    │   ├── InvalidKey, InvalidBucketName, InvalidObjectUrl
+    │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, NoSuchBucket, NoSuchObject
+    │   ├── Conflict       PreconditionFailed, IdempotencyMismatch, InProgress, WrongState
+    │   ├── Unauthorized, Forbidden
+    │   └── InvalidSettings, InvalidFunction, LoadFailed
+    ├── Retryable          the caller tries again later (429, 503, 507)
+    │   ├── Throttled, NodeStopping, StorageFull, ReadOnlyStorage, StoreUnavailable, Unreachable
+    │   └── LeaseLost      the runtime tries again elsewhere
+    ├── InvocationFailed   the function's own outcome (500, 504)
+    │   ├── FunctionError, FunctionTimeout, OutOfMemory, WorkerCrashed, UnserialisableResult
+    │   └── Expired, NodeLost, Cancelled, JobFailed
+    ├── Duplicate          it is recorded already: nothing is to be done
+    └── Unusable           an operator must act: DataInUse, DataTooNew, DataDamaged, PortInUse
+
+Rooms that own a noun define its errors beside it, below one of these classes.
 
 Imports nothing. Every class takes its fields as positional arguments, which are its `args`, so that it
 pickles between processes; `code` is stable and part of the API, `hint` says what to do, `http_status` is the

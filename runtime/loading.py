@@ -56,13 +56,16 @@ def load(argument: bytes) -> Loaded:
         except Exception as error:  # unpickling imports the user's modules, which may fail in any way
             errors.append(_load_error(error, "<app>", ""))
     for path in wanted.paths:
+        _digest_code(digest, path)
         for file in _files(path, errors):
-            digest.update(_content(file))
             apps.extend(_import(file, errors))
     _digest_environment(digest)
     specs: dict[str, FunctionSpec] = {}
     entries: dict[str, Callable[[Any, Any], Any]] = {}
-    for app, file in {id(app): (app, file) for app, file in reversed(apps)}.values():
+    unique: dict[int, tuple[App, str]] = {}
+    for app, file in apps:  # several files may import one app
+        unique.setdefault(id(app), (app, file))
+    for app, file in unique.values():
         for name, declared in app.declared.items():
             spec = declared.spec
             if name in specs:
@@ -132,13 +135,24 @@ def _files(path: str, errors: list[LoadError]) -> Iterator[str]:
         yield path
 
 
-def _content(file: str) -> bytes:
-    place = Path(file)
-    if place.is_file():
-        return file.encode() + b"\0" + place.read_bytes() + b"\0"
-    spec = find_module(file)
-    origin = Path(spec.origin) if spec is not None and spec.origin else None
-    return file.encode() + (origin.read_bytes() if origin is not None and origin.is_file() else b"")
+def _digest_code(digest: Any, path: str) -> None:
+    """Add the code at a path: all Python files of a folder, also those that are only imported by others."""
+    place = Path(path)
+    files: list[Path] = []
+    if place.is_dir():
+        for folder, names, found in os.walk(place):
+            names[:] = sorted(n for n in names if n not in _SKIPPED_FOLDERS and not n.startswith("."))
+            files += [Path(folder) / file for file in sorted(found) if file.endswith(".py")]
+    elif place.is_file():
+        files, place = [place], place.parent
+    elif not is_path(path) and (spec := find_module(path)) is not None and spec.origin:
+        files, place = [Path(spec.origin)], Path(spec.origin).parent
+    for file in files:
+        try:
+            content = file.read_bytes()
+        except OSError:  # the import says what is wrong with it
+            continue
+        digest.update(f"{file.relative_to(place)}\0{len(content)}\0".encode() + content)
 
 
 def _import(file: str, errors: list[LoadError]) -> list[tuple[App, str]]:

@@ -93,6 +93,7 @@ class Node:
         self._sources: list[Source] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool: LocalPool | None = None
+        self._loading: asyncio.Task[Manifest] | None = None
         self._old_pools: set[asyncio.Task[None]] = set()
         self._store: SqliteStore | None = None
         self._server: Any = None
@@ -139,7 +140,8 @@ class Node:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True, exist_ok=True)
         pool = self._new_pool()
-        loading = asyncio.get_running_loop().create_task(pool.start())
+        self._pool = pool  # from here on `stop` ends it, whatever fails next
+        self._loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
         self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)
@@ -169,8 +171,7 @@ class Node:
         self._build_api(tokens)
         if listener is not None:
             self._serve(listener)
-        self.manifest = await loading
-        self._pool = pool
+        self.manifest = await self._loading
         self._show_load(pool)
         self._use(pool)
         await store.release_expired(now=self.clock.now())
@@ -200,6 +201,8 @@ class Node:
         if self._pool is not None:
             await self._pool.stop(grace_s=grace)
             self._pool = None
+        if self._loading is not None:
+            await asyncio.gather(self._loading, return_exceptions=True)
         await asyncio.gather(*self._old_pools, return_exceptions=True)
         if hasattr(self, "coordinator"):
             await self.coordinator.stop()

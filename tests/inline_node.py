@@ -149,7 +149,7 @@ class InlineNode:
 
     async def crash(self) -> None:
         """As a node is killed: nothing is handed back; only what is durable is left."""
-        self.dispatcher._claiming = self.dispatcher._accepting = False
+        self.dispatcher._window.open = self.dispatcher._accepting = False
         self.dispatcher._pool = None
         for task in [*self.dispatcher._tasks, *self.coordinator._tasks]:
             task.cancel()

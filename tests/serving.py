@@ -205,14 +205,8 @@ class Serving:
             return []
 
     def leftover(self) -> list[int]:
-        """The processes but the node's own that bear the data folder in command, environment or open files."""
-        mark = str(self.data)
-        own = {os.getpid(), self._process.pid if self._process is not None else 0}
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) not in own and _bears(entry, mark):
-                found.append(int(entry.name))
-        return found
+        """The processes of this data folder but the node's own."""
+        return [pid for pid in processes_of(self.data) if self._process is None or pid != self._process.pid]
 
     def resident_bytes(self) -> int:
         return int(psutil.Process(self.pid).memory_info().rss)
@@ -223,6 +217,13 @@ class Serving:
         for name, of in {"total": stats["total"], **stats["functions"]}.items():
             assert of["accepted"] == sum(of[part] for part in PARTS), (name, of)
         return stats
+
+
+def processes_of(data: Path) -> list[int]:
+    """The processes but this one that bear a data folder in their command, environment or open files."""
+    own = str(os.getpid())
+    found = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and entry.name != own]
+    return [int(entry.name) for entry in found if _bears(entry, str(data))]
 
 
 def _bears(process: Path, mark: str) -> bool:

@@ -27,7 +27,13 @@ CONTESTANTS = {
     },
     "headrace-rows": {**_D, "workloads": ["w3"], "role": "embedded, chunk.rows()"},
     "headrace-records": {**_D, "workloads": ["w3"], "role": "embedded, chunk.records()"},
-    "headrace-http": {**_D, "workloads": ["w1", "w2", "w4", "w7"], "role": "headrace serve; Client(url)"},
+    "headrace-http": {
+        **_D,
+        "workloads": ["w1", "w2", "w4", "w7"],
+        "role": "headrace serve; Client(url)",
+        "w2_durable": "no: a synchronous call is answered or failed, never kept",
+        "w2_rerun": "no",
+    },
 }
 
 

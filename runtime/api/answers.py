@@ -68,12 +68,12 @@ async def send_error(reply: Send, error: HeadraceError, *, invocation_id: str | 
     await send(reply, error.http_status, encode({"error": body}), headers)
 
 
-def outcome_error(outcome: Outcome) -> HeadraceError:
+def outcome_error(outcome: Outcome, function: str) -> HeadraceError:
     """The error that an attempt's outcome stands for."""
     detail = outcome.error or {"code": outcome.kind, "message": outcome.kind}
     if outcome.kind == "invalid_event":
         fields = detail.get("fields")
-        return InvalidEvent(str(detail.get("function", "")), fields if isinstance(fields, list) else [])
+        return InvalidEvent(function, fields if isinstance(fields, list) else [])
     return failure(detail)
 
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from headrace.runtime.api.answers import (
+    JSON_TYPE,
     Receive,
     Scope,
     Send,
@@ -90,7 +91,7 @@ class Calls:
             return
         outcome = await services.dispatcher.call(endpoint.function, event)
         if outcome.kind != "ok":
-            error = _without_stack(outcome_error(outcome))
+            error = _without_stack(outcome_error(outcome, endpoint.function))
             await send_error(reply, error, invocation_id=show_id(outcome.invocation_id))
             return
         answer = route.answer(await self._value(outcome.value, outcome.result_ref))
@@ -105,7 +106,12 @@ class Calls:
         query = scope["query_string"]
         if query:
             options = _options(query)
-            if options.pop("mode") == "async":
+            mode = options.pop("mode")
+            if mode != "async" and options:
+                raise BadRequest(
+                    f"{next(iter(options))} needs mode=async", "A call now is neither delayed nor queued."
+                )
+            if mode == "async":
                 body = check_json(await read_body(receive, scope, services.limits.async_body_bytes))
                 self._check_plain(function)
                 key = header(scope, b"idempotency-key")
@@ -122,9 +128,12 @@ class Calls:
             return
         outcome = await services.dispatcher.call(function, body)
         if outcome.kind == "ok":
-            await send(reply, 200, await self._value(outcome.value, outcome.result_ref))
+            headers = [JSON_TYPE, (_INVOCATION_ID, show_id(outcome.invocation_id).encode())]
+            await send(reply, 200, await self._value(outcome.value, outcome.result_ref), headers)
         else:
-            await send_error(reply, outcome_error(outcome), invocation_id=show_id(outcome.invocation_id))
+            await send_error(
+                reply, outcome_error(outcome, function), invocation_id=show_id(outcome.invocation_id)
+            )
 
     async def invoke_many(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
         """`POST /v1/functions/{name}/invoke-many`: a JSON array or JSON lines; all or none."""

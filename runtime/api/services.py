@@ -47,5 +47,4 @@ class Services:
     routes: RouteTable = field(default_factory=RouteTable)
     manifest: Manifest = field(default_factory=lambda: Manifest(version=""))
     limits: Limits = field(default_factory=Limits)
-    schedules: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None
     new_request_id: Callable[[], str] = lambda: ""

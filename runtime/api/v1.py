@@ -390,13 +390,18 @@ class Api:
             raise BadRequest(
                 "the function is missing", 'Send {"function": NAME, "input": "s3://BUCKET/KEY"}.'
             )
+        tags = asked.get("tags")
+        if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags):
+            tags = ",".join(tags)
+        if tags is not None and not isinstance(tags, str):
+            raise BadRequest(f"tags is {tags!r}", "Send a list of texts.")
         unknown = set(asked) - {"function", "input", "tags"}
         if unknown:
             raise BadRequest(f"there is no option {sorted(unknown)[0]!r}", "Known: function, input, tags.")
         id = await self._services.coordinator.submit(
             asked["function"],
             job_input(asked.get("input")),
-            tags=asked.get("tags"),
+            tags=tags or None,
             version=self._services.manifest.version,
         )
         return answer({"job_id": id}, 202)
@@ -430,8 +435,8 @@ class Api:
         cursor = query.get("cursor")
         parts = await self._services.store.job_parts(
             job.id,
-            stage=int(query.get("stage") or 0),
-            after=int(cursor) if cursor else -1,
+            stage=_whole(query.get("stage"), "stage"),
+            after=_whole(cursor, "cursor") if cursor else -1,
             limit=limit,
             status=_status(query.get("status")),
         )
@@ -571,8 +576,7 @@ class Api:
     # ---- the node ----
 
     async def schedules(self, request: Request) -> Response:
-        found = self._services.schedules
-        return answer({"items": await found() if found is not None else []})
+        return answer({"items": msgspec.to_builtins(await self._services.store.schedules())})
 
     async def node(self, request: Request) -> Response:
         return answer({**self._services.health(), "store": await self._services.store.health()})
@@ -635,13 +639,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
         body = {
             "code": "method_not_allowed",
             "message": f"{request.method} is not allowed here",
-            "hint": "See /openapi.json.",
+            "hint": "docs/guide/api.md lists the paths.",
         }
     else:
         body = {
             "code": "not_found",
             "message": f"there is nothing at {request.url.path}",
-            "hint": "See /openapi.json.",
+            "hint": "docs/guide/api.md lists the paths.",
         }
     return answer({"error": body}, status)
 
@@ -681,6 +685,14 @@ def _cursor(text: str | None) -> int | None:
     if found is None:
         raise BadRequest(f"the cursor {text!r} is wrong", "Use the next_cursor of the page before.")
     return found
+
+
+def _whole(text: str | None, name: str) -> int:
+    if not text:
+        return 0
+    if not text.isdigit():
+        raise BadRequest(f"{name} is {text!r}", "It must be a whole number, 0 or more.")
+    return int(text)
 
 
 def _number(text: str | None, name: str) -> float:

@@ -143,26 +143,12 @@ def _memory(settings: Settings) -> Iterator[Check]:
 
 
 def _memory_limit(settings: Settings) -> Iterator[Check]:
-    fallback = "RLIMIT_DATA with sampling every 50 ms"
-    if sys.platform != "linux":
-        yield Check("memory limit", "warn", "sampling only", "Limits are exact on Linux only.")
-        return
-    if not (CGROUPS / "cgroup.controllers").is_file():
-        yield Check("memory limit", "warn", fallback, "Mount cgroup v2 for limits that the kernel enforces.")
-        return
-    own = _own_cgroup()
-    if "memory" not in _text(own / "cgroup.controllers").split():
-        yield Check(
-            "memory limit", "warn", fallback,
-            "The memory controller is not delegated: run a systemd service with Delegate=yes.",
-        )  # fmt: skip
-    elif not os.access(own, os.W_OK) or not os.access(own / "cgroup.subtree_control", os.W_OK):
-        yield Check(
-            "memory limit", "warn", fallback,
-            f"{own} cannot be written: run a systemd service with Delegate=yes.",
-        )  # fmt: skip
+    from headrace.runtime.pool.limits import in_force
+
+    if in_force() == "none":
+        yield Check("memory limit", "warn", "none", "Memory is limited on Linux only.")
     else:
-        yield Check("memory limit", "ok", f"cgroup v2 in {own}")
+        yield Check("memory limit", "ok", "RLIMIT_DATA, and sampling every 50 ms over each process tree")
 
 
 def _data(settings: Settings) -> Iterator[Check]:

@@ -172,6 +172,9 @@ class Coordinator:
         counts: dict[int, JobCounts] = await self._store.job_counts(job.id)
         chunks = counts.get(0, JobCounts())
         now = self._clock.now()
+        # A short claim is not written: what the pool holds of the waiting ones is running.
+        recorded = sum(count.running for count in counts.values())
+        unwritten = min(max(self._dispatcher.running_in(_flow(job.id)) - recorded, 0), chunks.waiting)
         begun = job.started_at if job.started_at is not None else job.accepted_at
         elapsed = max((job.ended_at or now) - begun, 1e-6)
         done = chunks.succeeded
@@ -188,8 +191,8 @@ class Coordinator:
             "chunks": job.chunks,
             "done": done,
             "failed": chunks.dead,
-            "running": chunks.running + self._dispatcher.running_in(_flow(job.id)),
-            "waiting": chunks.waiting,
+            "running": chunks.running + unwritten,
+            "waiting": chunks.waiting - unwritten,
             "rate": rate if job.status != "planning" else 0.0,
             "eta_s": left / rate if rate > 0 and job.status in LIVE and done >= 2 else None,
             "bytes": job.plan.get("size"),
@@ -323,6 +326,9 @@ class Coordinator:
     async def _step(self, id: int) -> None:
         job: Job | None = await self._store.job(id)
         if job is None or job.status in ENDED:
+            self._dispatcher.drop_flow(
+                _flow(id)
+            )  # the last attempt of a cancelled job may have ended just now
             return
         counts: dict[int, JobCounts] = await self._store.job_counts(id)
         plans = await self._store.job_parts(id, stage=PLAN_STAGE, limit=1000)
@@ -340,8 +346,8 @@ class Coordinator:
             return
         tolerated = job.spec.tolerated_failures
         allowed = tolerated if tolerated >= 1 or tolerated == 0 else tolerated * job.chunks
-        broken = any(count.dead for stage, count in counts.items() if stage > 0)
-        if chunks.dead > allowed or broken:
+        broken = any(count.dead + count.cancelled for stage, count in counts.items() if stage > 0)
+        if chunks.dead > allowed or chunks.cancelled or broken:
             if await self._unproven(job):
                 self._suspect.add(id)
                 return
@@ -500,8 +506,10 @@ class Coordinator:
         if root is not None:
             answer = msgspec.json.decode(root.result or b"{}", type=_Answer)
         elif job.chunks == 1 and job.spec.reduce is not None:
-            [only] = await self._store.job_parts(job.id, stage=0, limit=1)
-            answer = msgspec.json.decode(only.result or b"{}", type=_Answer)
+            done = await self._store.job_parts(job.id, stage=0, limit=1, status=Status.SUCCEEDED)
+            initial = {"value": job.spec.initial}  # it failed, as tolerated_failures allows
+            data = done[0].result if done and done[0].result else msgspec.json.encode(initial)
+            answer = msgspec.json.decode(data, type=_Answer)
         elif job.spec.reduce is not None or job.chunks == 0:
             answer = _Answer(value=msgspec.Raw(msgspec.json.encode(job.spec.initial)))
         else:
@@ -604,7 +612,9 @@ class Coordinator:
     async def _why(self, job: Job, dead: int) -> dict[str, Any]:
         """The error of a failed job: the first failed invocation's, with how many there are."""
         for stage in (0, 1, 2, 3, 4, 5):
-            parts = await self._store.job_parts(job.id, stage=stage, status=Status.DEAD, limit=1)
+            parts: list[Record] = []
+            for status in (Status.DEAD, Status.CANCELLED):
+                parts = parts or await self._store.job_parts(job.id, stage=stage, status=status, limit=1)
             if parts:
                 first = parts[0]
                 error = dict(first.error or {})
@@ -629,9 +639,12 @@ class Coordinator:
         flow = _flow(job.id)
         if status != "succeeded":
             await self._dispatcher.hand_back(flow)
-        [applied] = await self._store.apply(
-            [JobMoved(job.id, status, expected, now, result, result_ref, error, notes)], now=now
-        )
+        moved = JobMoved(job.id, status, expected, now, result, result_ref, error, notes)
+        try:
+            [applied] = await self._store.apply([moved], now=now)
+        except HeadraceError:
+            self._dispatcher.adopt(flow, job.function, limit=job.spec.max_concurrency)  # it still is live
+            raise
         if applied.refused is not None:
             if isinstance(applied.refused, WrongState):
                 return  # somebody else ended it first

@@ -149,9 +149,10 @@ class JobCode:
 
     def _reduce(self, payload: Mapping[str, Any], context: Any) -> dict[str, Any]:
         assert self.reduce is not None
-        value = (
-            fold(self.reduce, _values(payload["children"], context)) if payload["children"] else self.initial
-        )
+        children = [child for child in payload["children"] if "empty" not in child]
+        if not children and not payload.get("root"):
+            return {"empty": True}  # everything below failed, as tolerated_failures allows
+        value = fold(self.reduce, _values(children, context)) if children else self.initial
         if payload.get("root") and self.finish is not None:
             value = self._finished(value, context)
         name = f"reduce/{payload['level']}-{payload['index']:06d}"

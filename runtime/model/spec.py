@@ -59,9 +59,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_failure: str | None = None
     on_success: str | None = None
     typed: bool = False
-    streams: bool = False
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
-    input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     triggers: tuple[TriggerSpec, ...] = ()
     job: JobSpec | None = None

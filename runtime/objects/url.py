@@ -61,7 +61,7 @@ def open_store(url: str | Path, *, fsync: bool = True) -> ObjectStore:
 
 def _open_s3(url: str) -> ObjectStore:
     raise InvalidSettings(
-        f"{url} needs a client for S3, which is not installed", "Run `pip install 'headrace[minio]'`."
+        f"{url} is an S3 server, and this release keeps objects in folders only", "Name a folder."
     )
 
 

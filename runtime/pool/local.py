@@ -110,6 +110,7 @@ class LocalPool:
         self._dirty: list[Link] = []
         self._numbers = itertools.count(1)
         self._refused = False
+        self._suspects: set[int] = set()
         self._ticks = 0
         self._ticking = False
         self._wake = asyncio.Event()
@@ -462,18 +463,38 @@ class LocalPool:
                 process.kill_group(link.pid)
         self._kill_marked()
         reports: list[Report] = []
+        suspects: set[int] = set()
         for link in list(self._links.values()):
             del self._links[link.number]
             link.retired = True
             self._receive(link, reports, all_of_it=True)
             self._settle_unsent(link, reports)
+            self._suspect(link, suspects, reports)
             for attempt, _ in link.held.values():
                 reports.append(Report(attempt.token, Outcome("returned")))
             link.held.clear()
             self._forget(link)
             self._drop(link)
+        self._suspects = suspects
         if reports:
             self._report(reports)
+
+    def _suspect(self, link: Link, suspects: set[int], reports: list[Report]) -> None:
+        """Note what a worker ran when the zygote ended; what ran at the loss before as well is charged.
+
+        Nobody knows which of the running items ended the zygote, or whether any did, so once is free. An item
+        that does it each time must not be free for ever.
+        """
+        executing = link.page.executing()
+        if executing is None or executing[0] not in link.held or self._stopping:
+            return
+        seq, started = executing
+        attempt = link.held[seq][0]
+        suspects.add(attempt.invocation_id)
+        if attempt.invocation_id in self._suspects:
+            link.take(seq)
+            how = "SIGKILL, for the second time while the process that workers are forked from ended"
+            reports.append(Report(attempt.token, self._end_of(link, seq, started, how, -signal.SIGKILL)))
 
     def _kill_marked(self) -> int:
         """Kill whatever bears this pool's mark in its environment; returns how many did."""

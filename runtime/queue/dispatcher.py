@@ -6,9 +6,7 @@ blocks it. What it holds is bounded: a window of claims per flow; everything els
 
 import asyncio
 import difflib
-import heapq
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,14 +17,12 @@ from headrace.runtime.errors import (
     HeadraceError,
     LeaseLost,
     NodeStopping,
-    StoreUnavailable,
     Throttled,
     UnknownFunction,
 )
 from headrace.runtime.model.attempt import Attempt, Report
-from headrace.runtime.model.ids import Ids, show_id
+from headrace.runtime.model.ids import Ids
 from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Status
-from headrace.runtime.model.policy import retry_delay
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import (
     Applied,
@@ -38,15 +34,12 @@ from headrace.runtime.model.write import (
     Settle,
     Write,
 )
-from headrace.runtime.queue.lane import Flow, FunctionGate, Lane, Rotation
+from headrace.runtime.queue.calls import Calls, SyncCounters
+from headrace.runtime.queue.ending import destination_event, destination_of, ending_of, stillborn
+from headrace.runtime.queue.lane import Flow, Lane
 from headrace.runtime.queue.ports import AttemptPool, JobSettler
+from headrace.runtime.queue.window import WINDOW, Window
 from headrace.runtime.store.protocol import QueueStore
-
-WINDOW = 2048
-"""Claims held ready per flow. A backlog of any size costs no more memory than this."""
-
-URGENT = 16
-"""Claims that may be loaded beyond a full window, when what is in the store has a higher priority."""
 
 UNCOMMITTED_MAX = 100_000
 """Invocations handed to the store and not yet durable; beyond it callers are throttled."""
@@ -69,17 +62,6 @@ class Ended(msgspec.Struct, gc=False):
 
 
 Watcher = Callable[[Ended], None]
-_WaitingCall = tuple[float, int, FunctionSpec, bytes, asyncio.Future[Outcome]]
-"""Until when, in monotonic seconds, and what a caller waits for."""
-
-
-class SyncCounters(msgspec.Struct):
-    """Synchronous calls of one function since the node began."""
-
-    invoked: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    throttled: int = 0
 
 
 class _Running:
@@ -146,30 +128,37 @@ class Dispatcher:
         self._chance = chance
         self._on_output = on_output
         self._on_error = on_error or (lambda message, fields: None)
-        self._sync_wait_s = sync_wait_s
-        self._window = window
         self._pool: AttemptPool | None = None
         self._pools: list[AttemptPool] = []
         self._specs: dict[str, FunctionSpec] = {}
-        self._gates: dict[str, FunctionGate] = {}
-        self._flows: dict[str, Flow] = {}
-        self._rotation = Rotation()
         self._running: dict[int, _Running] = {}
         self._token = 0
         self._tokens: dict[int, int] = {}
         self._watchers: dict[int, list[Watcher]] = {}
-        self._waiting_calls: deque[_WaitingCall] = deque()
-        self._giving_up = False
-        self._timers: list[tuple[float, str]] = []
-        self._timer_set = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncommitted = 0
         self._unsettled: set[_Settling] = set()
         self._accepting = True
-        self._claiming = False
+        self._window = Window(
+            store,
+            node=node,
+            clock=clock,
+            size=window,
+            loaded=lambda function: function in self._specs,
+            ready=self.dispatch,
+            spawn=self._spawn,
+            on_error=self._on_error,
+        )
+        self._calls = Calls(
+            clock=clock, wait_s=sync_wait_s, begin=self._begin_call, gate=self._window.gate, spawn=self._spawn
+        )
         self.jobs: JobSettler | None = None
-        self.sync: dict[str, SyncCounters] = {}
         self.throttled: dict[str, int] = {}
+
+    @property
+    def sync(self) -> Mapping[str, SyncCounters]:
+        """The books of synchronous calls, by function."""
+        return self._calls.counters
 
     # ---- life ----
 
@@ -179,14 +168,13 @@ class Dispatcher:
         if pool not in self._pools:
             self._pools.append(pool)
         self._specs = {spec.name: spec for spec in functions}
+        window = self._window
         for spec in self._specs.values():
-            gate = self._gates.get(spec.name)
-            if gate is None:
-                gate = self._gates[spec.name] = FunctionGate(spec.name)
+            gate = window.gate(spec.name)
             gate.limit, gate.weight = spec.reserved_concurrency, spec.weight
-        for flow in list(self._flows.values()):
-            self._refill(flow)
-            self._offer(flow)
+        for flow in list(window.flows.values()):
+            window.refill(flow)
+            window.offer(flow)
         self.dispatch()
 
     def retire(self, pool: AttemptPool) -> None:
@@ -196,23 +184,21 @@ class Dispatcher:
 
     async def start(self, *, paused: Iterable[str] = ()) -> None:
         """Begin claiming what the store holds."""
+        window = self._window
         for name in paused:
-            self._gate(name).paused = True
-        self._claiming = True
-        self._spawn(self._run_timers())
+            window.gate(name).paused = True
+        window.open = True
+        self._spawn(window.run_timers())
         self._spawn(self._mark_long())
         for name in await self._store.flows():
             if not name.startswith("job:"):  # the coordinator adopts those, with their own limits
-                self._need(self._flow(name, name))
+                window.need(window.flow(name, name))
 
     def stop_accepting(self) -> None:
         """Refuse new work, and claim nothing more."""
         self._accepting = False
-        self._claiming = False
-        for _, _, _, _, future in self._waiting_calls:
-            if not future.done():
-                future.set_exception(NodeStopping("the node is stopping"))
-        self._waiting_calls.clear()
+        self._window.open = False
+        self._calls.stop()
 
     async def stop(self) -> None:
         """Hand back what is ready and end. The pool has been stopped before, so that nothing runs."""
@@ -220,12 +206,7 @@ class Dispatcher:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ready = [
-            claim for flow in self._flows.values() for lane in flow.lanes.values() for claim in lane.ready
-        ]
-        for flow in self._flows.values():
-            for lane in flow.lanes.values():
-                lane.ready.clear()
+        ready = [claim for flow in self._window.flows.values() for claim in self._window.empty(flow)]
         if ready:
             await self._store.release(ready)
 
@@ -305,6 +286,7 @@ class Dispatcher:
         """
         if now is None:
             now = self._clock.now()
+        window = self._window
         flow: Flow | None = None
         coming: list[tuple[Flow, int]] = []
         room = claimed = 0
@@ -315,9 +297,9 @@ class Dispatcher:
                     flow.coming += claimed
                     coming.append((flow, claimed))
                     claimed = 0
-                flow = self._flow(invocation.flow, invocation.function)
-                free = self._claiming and not flow.more and not flow.closed
-                room = self._window - flow.held - flow.coming if free else 0
+                flow = window.flow(invocation.flow, invocation.function)
+                flow.learn(len(invocation.payload))
+                room = window.room(flow)
             if room > 0 and invocation.due_at <= now:
                 put.node = self._node
                 room -= 1
@@ -337,7 +319,7 @@ class Dispatcher:
                 self._arrived(puts, result)
             for flow, _ in coming:
                 if flow.more:
-                    self._refill(flow)
+                    window.refill(flow)
             done(result)
 
         self._store.submit([*before, *puts] if before else puts, committed, now=now)
@@ -365,19 +347,15 @@ class Dispatcher:
         """The store holds new waiting invocations of a flow that nobody claimed yet: load them. `limit` is
         the flow's own concurrency.
         """
-        found = self._flow(flow, function)
+        found = self._window.flow(flow, function)
         found.limit = limit
         found.closed = False
-        self._need(found)
+        self._window.need(found)
 
     def forget_flow(self, name: str) -> None:
         """Drop what is ready of a flow whose invocations were cancelled or replaced in the store."""
-        flow = self._flows.get(name)
-        if flow is None:
-            return
-        ready = [claim for lane in flow.lanes.values() for claim in lane.ready]
-        for lane in flow.lanes.values():
-            lane.ready.clear()
+        flow = self._window.flows.get(name)
+        ready = self._window.empty(flow) if flow is not None else []
         if ready:
             self._spawn(self._store.release(ready))
 
@@ -402,29 +380,16 @@ class Dispatcher:
         self._watchers.pop(id, None)
 
     def _arrived(self, puts: Sequence[Put], result: Sequence[Applied]) -> None:
-        flow: Flow | None = None
-        lane: Lane | None = None
+        window = self._window
         for put, applied in zip(puts, result, strict=True):
-            invocation = put.invocation
             if applied.refused is not None or applied.repeated:
                 continue
-            claim = applied.claim
-            if flow is None or flow.name != invocation.flow:
-                flow = self._flow(invocation.flow, invocation.function)
-                lane = None
-            if claim is None:
-                if invocation.due_at <= self._clock.now():
-                    if flow.urgent is None or invocation.priority > flow.urgent:
-                        flow.urgent = invocation.priority
-                    self._need(flow)
-                else:
-                    self._wake_at(flow, invocation.due_at)
+            if applied.claim is not None:
+                window.take(applied.claim)
                 continue
-            if lane is None or lane.priority != invocation.priority:
-                lane = self._lane(flow, invocation.priority)
-            lane.ready.append(claim)
-            if not lane.active:
-                self._rotation.offer(lane)
+            invocation = put.invocation
+            flow = window.flow(invocation.flow, invocation.function)
+            window.waits(flow, priority=invocation.priority, due_at=invocation.due_at)
         self.dispatch()
 
     # ---- dispatch ----
@@ -434,11 +399,12 @@ class Dispatcher:
         pool = self._pool
         if pool is None:
             return
-        if self._waiting_calls:
-            self._serve_waiting()
-        if not self._claiming or self._unsettled:
+        if self._calls.waiting:
+            self._calls.serve()
+        window = self._window
+        if not window.open or self._unsettled:
             return
-        rotation, running = self._rotation, self._running
+        rotation, running = window.rotation, self._running
         now = self._clock.now()
         while (lane := rotation.peek()) is not None:
             flow = lane.flow
@@ -446,11 +412,12 @@ class Dispatcher:
             invocation = claim.invocation
             spec = self._specs.get(invocation.function)
             if spec is None:  # its code is not here any more: it waits in the store until it is
-                self._give_back(flow)
+                flow.more = True
+                self._spawn(self._store.release(window.empty(flow)))
                 continue
             if invocation.expires_at < now or claim.attempt > spec.retry.attempts_max:
                 rotation.take(lane)
-                self._bury(spec, flow, claim, now)
+                self._bury(_Running(invocation.id, spec, flow, None, claim), claim, now)
                 continue
             self._token = token = self._token + 1
             attempt = Attempt(
@@ -471,46 +438,46 @@ class Dispatcher:
             flow.running += 1
             flow.gate.running += 1
             if flow.more and flow.loading is None:
-                self._refill(flow)
+                window.refill(flow)
 
     def reports(self, reports: Sequence[Report]) -> None:
         """Attempts have ended; called by the pool."""
         settles: list[_Settling] = []
         now = self._clock.now()
-        opened: Flow | None = None
+        touched: dict[str, Flow] = {}
         for report in reports:
             held = self._running.pop(report.token, None)
             if held is None:
                 continue
-            flow = held.flow
-            if not flow.open or flow is not opened:
-                if opened is not None and opened is not flow:
-                    self._offer(opened)
-                opened = flow
+            flow, outcome, claim = held.flow, report.outcome, held.claim
+            touched[flow.name] = flow
             flow.running -= 1
             flow.gate.running -= 1
-            outcome: Outcome = report.outcome
-            claim = held.claim
-            if claim is None:
-                self._answer(held, outcome, now)
-                continue
-            self._tokens.pop(claim.invocation.id, None)
             if outcome.output and self._on_output is not None:
-                self._on_output(held.spec, claim.invocation.id, claim.attempt, outcome, now)
-            if outcome.kind == "ok":
-                settle = Settle(
-                    claim, Status.SUCCEEDED, outcome.value, outcome.result_ref, None, outcome.started_at
-                )
-                settles.append(_Settling([settle], held, outcome))
-            elif outcome.kind == "returned":
+                attempt = claim.attempt if claim is not None else 1
+                self._on_output(held.spec, held.id, attempt, outcome, now)
+            if claim is None:
+                self._answer(held, outcome)
+                continue
+            self._tokens.pop(held.id, None)
+            if outcome.kind == "returned":
                 self._requeue(held, claim)
-            else:
-                self._failed(held, claim, outcome, now, settles)
-        if opened is not None:
-            self._offer(opened)
+                continue
+            ending = ending_of(claim, held.spec, outcome, now=now, chance=self._chance)
+            settles.append(_Settling([ending], held, outcome))
+        for flow in touched.values():
+            self._window.offer(flow)
         if settles:
             self._settle(settles, now)
         self.dispatch()
+
+    def _answer(self, held: _Running, outcome: Outcome) -> None:
+        if outcome.kind != "returned":
+            self._calls.ended(held.spec, held.id, outcome, held.future)
+        elif self._accepting:
+            self._calls.again(held.spec, held.id, held.payload, held.future)
+        elif not held.future.done():
+            held.future.set_exception(NodeStopping("the node is stopping"))
 
     def _settle(self, settles: list[_Settling], now: float) -> None:
         """Record ends: the plain ones together, those that come with more writes each by itself."""
@@ -524,7 +491,7 @@ class Dispatcher:
                         now,
                     )
                     continue
-                follow = self._destination(settle, item.held.spec, item.outcome, now)
+                follow = self._destination(settle, item.held.spec, now)
                 if follow is not None:
                     item.writes.append(follow)
                     self._record([item], now)
@@ -566,7 +533,7 @@ class Dispatcher:
             if not isinstance(refused, LeaseLost):
                 self._on_error("an outcome was refused", {"error": str(refused), "code": refused.code})
         elif isinstance(write, Retry):
-            self._wake_at(item.held.flow, write.due_at)
+            self._window.wake_at(item.held.flow, write.due_at)
         else:
             settle = write if isinstance(write, Settle) else getattr(write, "settle", None)
             if isinstance(settle, Settle):
@@ -612,91 +579,29 @@ class Dispatcher:
         await self._clock.sleep(1.0)
         self._record(items, self._clock.now())
 
-    def _failed(
-        self, held: _Running, claim: Claim, outcome: Outcome, now: float, settles: list[_Settling]
-    ) -> None:
-        spec, error = held.spec, outcome.error or {"code": outcome.kind, "message": outcome.kind}
-        if outcome.kind == "cancelled":
-            settle = Settle(claim, Status.CANCELLED, b"", None, error, outcome.started_at)
-            settles.append(_Settling([settle], held, outcome))
-            return
-        due = now + retry_delay(claim.attempt, spec.retry, self._chance)
-        final = error.get("final") is True or outcome.kind == "invalid_event"
-        if claim.attempt < spec.retry.attempts_max and not final:
-            if due <= claim.invocation.expires_at:
-                settles.append(_Settling([Retry(claim, due, True, error)], held, outcome))
-                return
-            late = f"its next attempt would come after max_age, {spec.max_age_s:g} s"
-            error = {"code": "expired", "message": f"{late}; attempt {claim.attempt} failed", "cause": error}
-        settle = Settle(claim, Status.DEAD, b"", None, error, outcome.started_at)
-        settles.append(_Settling([settle], held, outcome))
+    def _bury(self, held: _Running, claim: Claim, now: float) -> None:
+        settle = stillborn(claim, held.spec, now=now)
+        assert settle is not None
+        self._settle([_Settling([settle], held, Outcome("error", error=settle.error))], now)
 
-    def _bury(self, spec: FunctionSpec, flow: Flow, claim: Claim, now: float) -> None:
-        invocation = claim.invocation
-        if invocation.expires_at < now:
-            late = now - invocation.accepted_at
-            error = {
-                "code": "expired",
-                "message": f"not succeeded {late:.0f} s after acceptance; max_age is {spec.max_age_s:g} s",
-            }
-        else:
-            error = {
-                "code": "node_lost",
-                "message": f"its node was lost during each of {claim.attempt - 1} attempts",
-            }
-        held = _Running(invocation.id, spec, flow, None, claim)
-        settle = Settle(claim, Status.DEAD, error=error)
-        self._settle([_Settling([settle], held, Outcome("error", error=error))], now)
-
-    def _destination(self, settle: Settle, spec: FunctionSpec, outcome: Outcome, now: float) -> Put | None:
-        """The event for the function's destination, in the shape of Lambda's invocation record.
-
-        Source: "Capturing records of Lambda asynchronous invocations", AWS Lambda Developer Guide.
-        """
-        if settle.status is Status.SUCCEEDED:
-            target, condition = spec.on_success, "Success"
-        elif settle.status is Status.DEAD:
-            expired = (settle.error or {}).get("code") == "expired"
-            target, condition = spec.on_failure, "EventAgeExceeded" if expired else "RetriesExhausted"
-        else:
-            return None
+    def _destination(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
+        target = destination_of(settle, spec)
         if target is None or target not in self._specs:
             return None
-        claim = settle.claim
-        record: dict[str, Any] = {
-            "version": "1.0",
-            "timestamp": now,
-            "requestContext": {
-                "requestId": show_id(claim.invocation.id),
-                "functionArn": spec.name,
-                "condition": condition,
-                "approximateInvokeCount": claim.attempt,
-            },
-            "requestPayload": msgspec.Raw(claim.invocation.payload or b"null"),
-            "responseContext": {"statusCode": 200 if outcome.ok else 500},
-            "responsePayload": msgspec.Raw(settle.result or b"null") if outcome.ok else settle.error,
-        }
         try:
-            return self.prepare(target, msgspec.json.encode(record), source=spec.name, now=now)
+            return self.prepare(target, destination_event(settle, spec, now=now), source=spec.name, now=now)
         except HeadraceError as error:
             self._on_error("a destination could not be reached", {"function": spec.name, "error": str(error)})
             return None
 
     def _requeue(self, held: _Running, claim: Claim) -> None:
         """An attempt that never began goes back to the front of its lane; it costs nothing."""
-        if not self._claiming or held.flow.closed:
+        if not self._window.open or held.flow.closed:
             self._spawn(self._store.release([claim]))
             return
-        lane = held.lane or self._lane(held.flow, claim.invocation.priority)
+        lane = held.lane or self._window.lane(held.flow, claim.invocation.priority)
         lane.ready.appendleft(claim)
-        self._rotation.offer(lane)
-
-    def _give_back(self, flow: Flow) -> None:
-        ready = [claim for lane in flow.lanes.values() for claim in lane.ready]
-        for lane in flow.lanes.values():
-            lane.ready.clear()
-        flow.more = True
-        self._spawn(self._store.release(ready))
+        self._window.rotation.offer(lane)
 
     # ---- synchronous calls ----
 
@@ -712,98 +617,24 @@ class Dispatcher:
             spec = self.spec(function)
         if not self._accepting or self._pool is None:
             raise NodeStopping("the node is stopping")
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        id = self._ids.next()
-        counters = self.sync.get(function)
-        if counters is None:
-            counters = self.sync[function] = SyncCounters()
-        counters.invoked += 1
-        if self._waiting_calls or not self._call_now(spec, id, payload, future):
-            if len(self._waiting_calls) >= 10_000 or (spec.reserved_concurrency == 0):
-                counters.throttled += 1
-                raise Throttled(f"no worker is free for {function}", 1.0)
-            self._wait_for_worker(spec, id, payload, future)
-        return future
+        return self._calls.call(spec, self._ids.next(), payload)
 
-    def _wait_for_worker(
+    def _begin_call(
         self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]
-    ) -> None:
-        deadline = self._clock.monotonic() + self._sync_wait_s
-        self._waiting_calls.append((deadline, id, spec, payload, future))
-        if not self._giving_up:
-            self._giving_up = True
-            self._spawn(self._give_up())
-
-    def _call_now(self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]) -> bool:
-        gate = self._gates[spec.name]
-        if gate.paused or (gate.limit is not None and gate.running >= gate.limit):
+    ) -> bool:
+        gate = self._window.gate(spec.name)
+        if not gate.open or self._pool is None:
             return False
-        assert self._pool is not None
         self._token = token = self._token + 1
         attempt = Attempt(token, spec.name, id, 1, payload, spec.timeout_s, spec.memory_bytes, None, True)
         if not self._pool.offer(attempt):
             return False
-        flow = self._flow(spec.name, spec.name)
+        flow = self._window.flow(spec.name, spec.name)
         held = self._running[token] = _Running(id, spec, flow, None, None, future)
         held.payload = payload
         flow.running += 1
         gate.running += 1
         return True
-
-    def _serve_waiting(self) -> None:
-        waiting = self._waiting_calls
-        blocked: deque[_WaitingCall] = deque()
-        while waiting:
-            item = waiting.popleft()
-            _, id, spec, payload, future = item
-            if future.done():
-                continue
-            if not self._call_now(spec, id, payload, future):
-                blocked.append(item)
-                if len(blocked) > 64:
-                    break
-        blocked.extend(waiting)
-        self._waiting_calls = blocked
-
-    async def _give_up(self) -> None:
-        """Throttle the callers whose time is over; they wait in the order of their deadlines."""
-        try:
-            while self._waiting_calls:
-                deadline, _, spec, _, future = self._waiting_calls[0]
-                left = deadline - self._clock.monotonic()
-                if left > 0 and not future.done():
-                    await self._clock.sleep(left)
-                    continue
-                self._waiting_calls.popleft()
-                if future.done():
-                    continue
-                self.sync[spec.name].throttled += 1
-                busy = f"no worker was free for {spec.name} in {self._sync_wait_s:g} s"
-                paused = self._gates[spec.name].paused
-                future.set_exception(Throttled(f"{spec.name} is paused" if paused else busy, 1.0))
-        finally:
-            self._giving_up = False
-
-    def _answer(self, held: _Running, outcome: Outcome, now: float) -> None:
-        counters = self.sync[held.spec.name]
-        if outcome.kind == "returned":
-            # The worker went away before this call began, which is nobody's fault: it waits for another one.
-            if held.future.done():
-                return
-            if not self._accepting:
-                held.future.set_exception(NodeStopping("the node is stopping"))
-            elif not self._call_now(held.spec, held.id, held.payload, held.future):
-                self._wait_for_worker(held.spec, held.id, held.payload, held.future)
-            return
-        if outcome.ok:
-            counters.succeeded += 1
-        else:
-            counters.failed += 1
-        if outcome.output and self._on_output is not None:
-            self._on_output(held.spec, held.id, 1, outcome, now)
-        outcome.invocation_id = held.id
-        if not held.future.done():
-            held.future.set_result(outcome)
 
     # ---- control ----
 
@@ -817,11 +648,9 @@ class Dispatcher:
         if token is not None:
             return any(pool.kill(token) for pool in self._pools)
         now = self._clock.now()
-        for flow in self._flows.values():
-            for lane in flow.lanes.values():
-                for claim in lane.ready:
-                    if claim.invocation.id == id:
-                        return await self._cancel_ready(lane, claim, now)
+        found = self._window.find(id)
+        if found is not None:
+            return await self._cancel_ready(*found, now)
         [applied] = await self._store.apply([CancelWaiting(id)], now=now)
         if applied.refused is not None:
             raise applied.refused
@@ -841,7 +670,7 @@ class Dispatcher:
             [applied] = await self._store.apply([settle], now=now)
         except HeadraceError:
             lane.ready.appendleft(claim)  # it was not recorded, so it is still to be run
-            self._rotation.offer(lane)
+            self._window.rotation.offer(lane)
             self.dispatch()
             raise
         if applied.refused is not None:
@@ -861,13 +690,14 @@ class Dispatcher:
         """Stop starting a function's invocations, or go on. The backlog is kept. Raises UnknownFunction."""
         self.spec(function)
         await self._store.apply([FunctionPaused(function, paused)], now=self._clock.now())
-        gate = self._gate(function)
+        window = self._window
+        gate = window.gate(function)
         gate.paused = paused
         if not paused:
-            for flow in self._flows.values():
+            for flow in window.flows.values():
                 if flow.gate is gate:
-                    self._offer(flow)
-                    self._refill(flow)
+                    window.offer(flow)
+                    window.refill(flow)
             self.dispatch()
 
     def output(self, id: int) -> bytes:
@@ -879,32 +709,30 @@ class Dispatcher:
 
     def wake(self, flow: str, function: str) -> None:
         """Something of the flow waits in the store that nobody claimed."""
-        self._need(self._flow(flow, function))
+        self._window.need(self._window.flow(flow, function))
 
     async def hand_back(self, flow: str) -> None:
         """Release what is ready of a flow, so that it can be ended in the store. Nothing of it begins until
         it is adopted again.
         """
-        found = self._flows.get(flow)
+        found = self._window.flows.get(flow)
         if found is None:
             return
         found.closed = True
-        ready = [claim for lane in found.lanes.values() for claim in lane.ready]
-        for lane in found.lanes.values():
-            lane.ready.clear()
+        ready = self._window.empty(found)
         if found.loading is not None:
             await asyncio.wait({found.loading})
         await self._store.release(ready)
 
     def drop_flow(self, flow: str) -> None:
         """Forget a flow that has ended."""
-        found = self._flows.get(flow)
+        found = self._window.flows.get(flow)
         if found is not None and found.running == 0 and found.held == 0:
-            del self._flows[flow]
+            del self._window.flows[flow]
 
     def running_in(self, flow: str) -> int:
         """Attempts of a flow that the pool holds."""
-        found = self._flows.get(flow)
+        found = self._window.flows.get(flow)
         return found.running if found is not None else 0
 
     def progress(self, token: int, told: dict[str, Any]) -> None:
@@ -925,8 +753,7 @@ class Dispatcher:
 
     def counts(self) -> tuple[int, int, int]:
         """(attempts with the pool, claims ready, callers waiting for a worker)."""
-        ready = sum(flow.held for flow in self._flows.values())
-        return len(self._running), ready, len(self._waiting_calls)
+        return len(self._running), self._window.held, len(self._calls.waiting)
 
     def running_by_function(self) -> dict[str, int]:
         """Durable attempts with the pool, by function."""
@@ -935,111 +762,6 @@ class Dispatcher:
             if held.claim is not None:
                 out[held.spec.name] = out.get(held.spec.name, 0) + 1
         return out
-
-    # ---- the window over the store ----
-
-    def _gate(self, function: str) -> FunctionGate:
-        gate = self._gates.get(function)
-        if gate is None:
-            gate = self._gates[function] = FunctionGate(function)
-        return gate
-
-    def _flow(self, name: str, function: str) -> Flow:
-        flow = self._flows.get(name)
-        if flow is None:
-            flow = self._flows[name] = Flow(name, self._gate(function))
-        return flow
-
-    def _lane(self, flow: Flow, priority: int) -> Lane:
-        lane = flow.lanes.get(priority)
-        if lane is None:
-            lane = flow.lanes[priority] = Lane(flow, priority)
-        return lane
-
-    def _offer(self, flow: Flow) -> None:
-        """The flow, or its function, may have become open again."""
-        if flow.gate.limit is None:
-            for lane in flow.lanes.values():
-                self._rotation.offer(lane)
-            return
-        for other in self._flows.values():  # a limited function's flows share one gate
-            if other.gate is flow.gate:
-                for lane in other.lanes.values():
-                    self._rotation.offer(lane)
-
-    def _need(self, flow: Flow) -> None:
-        flow.more = True
-        self._refill(flow)
-
-    def _refill(self, flow: Flow) -> None:
-        if not self._claiming or flow.closed or flow.loading is not None or not flow.more:
-            return
-        if flow.held + flow.coming >= max(self._window // 2, 1) and not flow.passed_over:
-            return
-        if flow.gate.paused or (flow.gate.name not in self._specs and not flow.name.startswith("job:")):
-            return
-        flow.loading = self._spawn(self._load(flow))
-
-    async def _load(self, flow: Flow) -> None:
-        try:
-            limit = max(self._window - flow.held - flow.coming, min(URGENT, self._window))
-            flow.more = False
-            now = self._clock.now()
-            claims = await self._store.claim(self._node, flow=flow.name, limit=limit, now=now)
-            if len(claims) >= limit:
-                flow.more = True
-            if not flow.more or (flow.urgent is not None and claims[-1].invocation.priority < flow.urgent):
-                flow.urgent = None
-            if not self._claiming or flow.closed:
-                flow.more = True
-                await self._store.release(claims)
-                return
-            for claim in claims:
-                lane = self._lane(flow, claim.invocation.priority)
-                lane.ready.append(claim)
-                flow.gate = self._gate(claim.invocation.function)
-            self._offer(flow)
-            if not flow.more:
-                due = await self._store.next_due(flow.name, now=now)
-                if due is not None:
-                    self._wake_at(flow, due)
-        except StoreUnavailable as error:
-            flow.more = True
-            self._on_error(
-                "the queue could not be read; trying again", {"flow": flow.name, "error": str(error)}
-            )
-            self._wake_at(flow, self._clock.now() + 1.0)
-        finally:
-            flow.loading = None
-        if flow.more:
-            self._refill(flow)
-        self.dispatch()
-
-    def _wake_at(self, flow: Flow, due: float) -> None:
-        """Look at the flow again at `due`. One timer a flow: the earliest."""
-        if flow.next_due is None or due < flow.next_due:
-            flow.next_due = due
-            heapq.heappush(self._timers, (due, flow.name))
-            self._timer_set.set()
-
-    async def _run_timers(self) -> None:
-        while True:
-            now = self._clock.now()
-            while self._timers and self._timers[0][0] <= now:
-                due, name = heapq.heappop(self._timers)
-                flow = self._flows.get(name)
-                if flow is not None and flow.next_due == due:
-                    flow.next_due = None
-                    self._need(flow)
-            self._timer_set.clear()
-            wait = min(max(self._timers[0][0] - now, 0.001), 60.0) if self._timers else 60.0
-            sleeper = asyncio.ensure_future(self._clock.sleep(wait))
-            waiter = asyncio.ensure_future(self._timer_set.wait())
-            try:
-                await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeper.cancel()
-                waiter.cancel()
 
     async def _mark_long(self) -> None:
         while True:

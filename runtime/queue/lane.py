@@ -41,6 +41,7 @@ class Flow:
         "more",
         "name",
         "next_due",
+        "payload_bytes",
         "running",
         "urgent",
     )
@@ -61,6 +62,12 @@ class Flow:
         self.closed = False
         """It is being ended: nothing of it is loaded or begun."""
         self.next_due: float | None = None
+        self.payload_bytes = 256.0
+        """What a payload of this flow weighs, on the average of late."""
+
+    def learn(self, payload_bytes: int) -> None:
+        """A payload of so many bytes was seen."""
+        self.payload_bytes += (max(payload_bytes, 1) - self.payload_bytes) * 0.05
 
     @property
     def open(self) -> bool:

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
+from typing_extensions import TypedDict
 
 from headrace import HttpEvent, ScheduleEvent, UploadEvent
 from headrace.runtime.binding import Signature

@@ -1,12 +1,15 @@
 """Misbehaving functions, all at once on one node: each has its own clear end, and nobody else is harmed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.serving import Serving, serving, wait_until
+from headrace import App
+from headrace.runtime.errors import InvalidSettings
+from tests.serving import Serving, processes_of, serving, wait_until
 
 CODE = Path(__file__).with_name("misbehaving_functions.py")
 HUGE_BYTES = 24 << 20
@@ -90,12 +93,35 @@ def test_each_misbehaving_function_has_its_own_end_and_its_neighbours_finish(tmp
 
 
 @pytest.mark.timeout(60)
+def test_a_function_that_ends_the_zygote_each_time_is_dead_after_its_attempts(tmp_path: Path) -> None:
+    with serving(CODE, folder=tmp_path) as node:
+        id = accepted(node, "kill_zygote", None)
+        neighbours = [accepted(node, "neighbour", {"n": n}) for n in range(20)]
+        end = node.client.invocation(id, wait_s=30)
+
+        assert (end["status"], end["attempts"]) == ("dead", 2), end
+        assert end["error"]["code"] == "worker_crashed"
+        for at in neighbours:
+            assert node.client.invocation(at, wait_s=20)["status"] == "succeeded"
+        assert node.client.submit("bad.neighbour", {"n": 1}).result(20) == 2
+        node.check_books()
+
+
+def test_a_node_that_cannot_start_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "objects").write_text("no folder")
+    with (
+        pytest.raises(InvalidSettings, match="objects"),
+        App("app").node(data=tmp_path / "data", objects=str(tmp_path / "objects")),
+    ):
+        pass  # it does not come this far
+    assert processes_of(tmp_path / "data") == []
+
+
+@pytest.mark.timeout(60)
 def test_a_synchronous_caller_is_told_each_end_with_its_own_status(tmp_path: Path) -> None:
     with serving(CODE, folder=tmp_path) as node:
 
         def status(function: str, body: bytes = b"") -> tuple[int, str]:
-            import json
-
             path = f"/v1/functions/bad.{function}/invoke"
             headers = {"Content-Type": "application/json"}
             answer = node.client.backend.request("POST", path, body=body, headers=headers)

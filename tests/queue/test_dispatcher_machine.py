@@ -90,7 +90,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.settle_down()
 
     def claimed(self) -> set[int]:
-        flows = self.node.dispatcher._flows.values()
+        flows = self.node.dispatcher._window.flows.values()
         ready = {claim.invocation.id for flow in flows for lane in flow.lanes.values() for claim in lane.ready}
         return ready | {attempt.invocation_id for attempt in self.node.pool.attempts}
 
@@ -184,7 +184,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             counted[Status.WAITING], counted[Status.SUCCEEDED], counted[Status.DEAD], counted[Status.CANCELLED],
         )  # fmt: skip
         assert books.accepted == len(self.known)
-        assert self.node.dispatcher.counts()[1] <= 2 * (4 + 4)
+        assert self.node.dispatcher.counts()[1] <= 2 * 3 * 4 + 3  # flows, priorities, window; what came back
 
     async def end_all(self) -> None:
         for attempt in self.node.pool.attempts:

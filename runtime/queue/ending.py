@@ -1,0 +1,80 @@
+"""Endings: what becomes of an invocation when an attempt has ended. Pure: values in, values out.
+
+Imports the floor only.
+"""
+
+from random import Random
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.model.ids import show_id
+from headrace.runtime.model.invocation import Claim, Outcome, Status
+from headrace.runtime.model.policy import retry_delay
+from headrace.runtime.model.spec import FunctionSpec
+from headrace.runtime.model.write import Retry, Settle
+
+
+def ending_of(
+    claim: Claim, spec: FunctionSpec, outcome: Outcome, *, now: float, chance: Random
+) -> Settle | Retry:
+    """The write for an attempt that was begun: success, another attempt, the dead-letter queue, or the end
+    that somebody asked for.
+    """
+    if outcome.kind == "ok":
+        return Settle(claim, Status.SUCCEEDED, outcome.value, outcome.result_ref, None, outcome.started_at)
+    error = outcome.error or {"code": outcome.kind, "message": outcome.kind}
+    if outcome.kind == "cancelled":
+        return Settle(claim, Status.CANCELLED, b"", None, error, outcome.started_at)
+    final = error.get("final") is True or outcome.kind == "invalid_event"
+    if claim.attempt < spec.retry.attempts_max and not final:
+        due = now + retry_delay(claim.attempt, spec.retry, chance)
+        if due <= claim.invocation.expires_at:
+            return Retry(claim, due, True, error)
+        late = f"its next attempt would come after max_age, {spec.max_age_s:g} s"
+        error = {"code": "expired", "message": f"{late}; attempt {claim.attempt} failed", "cause": error}
+    return Settle(claim, Status.DEAD, b"", None, error, outcome.started_at)
+
+
+def stillborn(claim: Claim, spec: FunctionSpec, *, now: float) -> Settle | None:
+    """The end of a claim that must not run: its event is too old, or its node was lost in every attempt."""
+    invocation = claim.invocation
+    if invocation.expires_at < now:
+        late = now - invocation.accepted_at
+        message = f"not succeeded {late:.0f} s after acceptance; max_age is {spec.max_age_s:g} s"
+        return Settle(claim, Status.DEAD, error={"code": "expired", "message": message})
+    if claim.attempt > spec.retry.attempts_max:
+        message = f"its node was lost during each of {claim.attempt - 1} attempts"
+        return Settle(claim, Status.DEAD, error={"code": "node_lost", "message": message})
+    return None
+
+
+def destination_of(settle: Settle, spec: FunctionSpec) -> str | None:
+    """The function that is told of this end, if the spec names one."""
+    if settle.status is Status.SUCCEEDED:
+        return spec.on_success
+    return spec.on_failure if settle.status is Status.DEAD else None
+
+
+def destination_event(settle: Settle, spec: FunctionSpec, *, now: float) -> bytes:
+    """The event for a destination, in the shape of Lambda's invocation record, as JSON.
+
+    Source: "Capturing records of Lambda asynchronous invocations", AWS Lambda Developer Guide.
+    """
+    claim = settle.claim
+    succeeded = settle.status is Status.SUCCEEDED
+    expired = (settle.error or {}).get("code") == "expired"
+    record: dict[str, Any] = {
+        "version": "1.0",
+        "timestamp": now,
+        "requestContext": {
+            "requestId": show_id(claim.invocation.id),
+            "functionArn": spec.name,
+            "condition": "Success" if succeeded else "EventAgeExceeded" if expired else "RetriesExhausted",
+            "approximateInvokeCount": claim.attempt,
+        },
+        "requestPayload": msgspec.Raw(claim.invocation.payload or b"null"),
+        "responseContext": {"statusCode": 200 if succeeded else 500},
+        "responsePayload": msgspec.Raw(settle.result or b"null") if succeeded else settle.error,
+    }
+    return msgspec.json.encode(record)

@@ -1,0 +1,226 @@
+"""The window over the store: which claims are held ready, flow by flow, and when more are loaded.
+
+Imports the floor, the store's protocol and this room's lanes. What it holds is bounded, by count and by
+bytes; everything else waits in the store.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from headrace.runtime.clock import Clock
+from headrace.runtime.errors import StoreUnavailable
+from headrace.runtime.model.invocation import Claim
+from headrace.runtime.queue.lane import Flow, FunctionGate, Lane, Rotation
+from headrace.runtime.store.protocol import QueueStore
+
+WINDOW = 16_384
+"""Claims held ready per flow, at the most. A backlog of any size costs no more memory than this."""
+
+WINDOW_BYTES = 16 << 20
+"""Payloads held ready per flow, at the most, as far as the flow's payloads so far foretell it."""
+
+LOAD = 2_048
+"""Claims loaded at a time."""
+
+URGENT = 16
+"""Claims that may be loaded beyond a full window, when what is in the store has a higher priority."""
+
+Spawn = Callable[[Any], "asyncio.Task[Any]"]
+
+
+class Window:
+    """The ready claims of this node. `node` is its id in every claim.
+
+    `loaded` says whether a function's code is here, `ready` is called when claims have come, `spawn` runs a
+    task of the dispatcher's. `open` is False until claiming begins, and again when the node stops.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        *,
+        node: str,
+        clock: Clock,
+        size: int,
+        loaded: Callable[[str], bool],
+        ready: Callable[[], None],
+        spawn: Spawn,
+        on_error: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._clock = clock
+        self._size = size
+        self._loaded = loaded
+        self._ready = ready
+        self._spawn = spawn
+        self._on_error = on_error
+        self._timers: list[tuple[float, str]] = []
+        self._timer_set = asyncio.Event()
+        self.open = False
+        self.gates: dict[str, FunctionGate] = {}
+        self.flows: dict[str, Flow] = {}
+        self.rotation = Rotation()
+
+    def room(self, flow: Flow) -> int:
+        """How many more claims of the flow may be held; none while older ones wait in the store."""
+        if not self.open or flow.more or flow.closed:
+            return 0
+        return self._limit(flow) - flow.held - flow.coming
+
+    def take(self, claim: Claim) -> None:
+        """Hold a claim ready."""
+        invocation = claim.invocation
+        lane = self.lane(self.flow(invocation.flow, invocation.function), invocation.priority)
+        lane.ready.append(claim)
+        if not lane.active:
+            self.rotation.offer(lane)
+
+    def waits(self, flow: Flow, *, priority: int, due_at: float) -> None:
+        """Something of the flow waits in the store, claimed by nobody."""
+        if due_at > self._clock.now():
+            self.wake_at(flow, due_at)
+            return
+        if flow.urgent is None or priority > flow.urgent:
+            flow.urgent = priority
+        self.need(flow)
+
+    def empty(self, flow: Flow) -> list[Claim]:
+        """Take everything that is ready out of the flow."""
+        ready = [claim for lane in flow.lanes.values() for claim in lane.ready]
+        for lane in flow.lanes.values():
+            lane.ready.clear()
+        return ready
+
+    def find(self, id: int) -> tuple[Lane, Claim] | None:
+        """The ready claim on an invocation."""
+        for lane in self._lanes():
+            for claim in lane.ready:
+                if claim.invocation.id == id:
+                    return lane, claim
+        return None
+
+    @property
+    def held(self) -> int:
+        """Claims ready, over all flows."""
+        return sum(flow.held for flow in self.flows.values())
+
+    def _lanes(self) -> Iterator[Lane]:
+        for flow in self.flows.values():
+            yield from flow.lanes.values()
+
+    def _limit(self, flow: Flow) -> int:
+        return min(self._size, max(int(WINDOW_BYTES / flow.payload_bytes), URGENT))
+
+    def gate(self, function: str) -> FunctionGate:
+        """What limits the function; made when it is first asked for."""
+        gate = self.gates.get(function)
+        if gate is None:
+            gate = self.gates[function] = FunctionGate(function)
+        return gate
+
+    def flow(self, name: str, function: str) -> Flow:
+        """The flow of that name; made when it is first asked for."""
+        flow = self.flows.get(name)
+        if flow is None:
+            flow = self.flows[name] = Flow(name, self.gate(function))
+        return flow
+
+    def lane(self, flow: Flow, priority: int) -> Lane:
+        """The flow's lane of that priority; made when it is first asked for."""
+        lane = flow.lanes.get(priority)
+        if lane is None:
+            lane = flow.lanes[priority] = Lane(flow, priority)
+        return lane
+
+    def offer(self, flow: Flow) -> None:
+        """The flow, or its function, may have become open again."""
+        if flow.gate.limit is None:
+            for lane in flow.lanes.values():
+                self.rotation.offer(lane)
+            return
+        for other in self.flows.values():  # a limited function's flows share one gate
+            if other.gate is flow.gate:
+                for lane in other.lanes.values():
+                    self.rotation.offer(lane)
+
+    def need(self, flow: Flow) -> None:
+        """The store holds something due of the flow that is not in the window."""
+        flow.more = True
+        self.refill(flow)
+
+    def refill(self, flow: Flow) -> None:
+        """Load more of the flow, if there may be more and there is room."""
+        if not self.open or flow.closed or flow.loading is not None or not flow.more:
+            return
+        if flow.held + flow.coming >= max(self._limit(flow) // 2, 1) and not flow.passed_over:
+            return
+        if flow.gate.paused or (not self._loaded(flow.gate.name) and not flow.name.startswith("job:")):
+            return
+        flow.loading = self._spawn(self._load(flow))
+
+    async def _load(self, flow: Flow) -> None:
+        try:
+            room = min(self._limit(flow) - flow.held - flow.coming, LOAD)
+            limit = max(room, min(URGENT, self._size))
+            flow.more = False
+            now = self._clock.now()
+            claims = await self._store.claim(self._node, flow=flow.name, limit=limit, now=now)
+            if len(claims) >= limit:
+                flow.more = True
+            if not flow.more or (flow.urgent is not None and claims[-1].invocation.priority < flow.urgent):
+                flow.urgent = None
+            if not self.open or flow.closed:
+                flow.more = True
+                await self._store.release(claims)
+                return
+            for claim in claims:
+                lane = self.lane(flow, claim.invocation.priority)
+                lane.ready.append(claim)
+                flow.gate = self.gate(claim.invocation.function)
+                flow.learn(len(claim.invocation.payload))
+            self.offer(flow)
+            if not flow.more:
+                due = await self._store.next_due(flow.name, now=now)
+                if due is not None:
+                    self.wake_at(flow, due)
+        except StoreUnavailable as error:
+            flow.more = True
+            self._on_error(
+                "the queue could not be read; trying again", {"flow": flow.name, "error": str(error)}
+            )
+            self.wake_at(flow, self._clock.now() + 1.0)
+        finally:
+            flow.loading = None
+        if flow.more:
+            self.refill(flow)
+        self._ready()
+
+    def wake_at(self, flow: Flow, due: float) -> None:
+        """Look at the flow again at `due`. One timer a flow: the earliest."""
+        if flow.next_due is None or due < flow.next_due:
+            flow.next_due = due
+            heapq.heappush(self._timers, (due, flow.name))
+            self._timer_set.set()
+
+    async def run_timers(self) -> None:
+        """Look at each flow again when it is due, until cancelled."""
+        while True:
+            now = self._clock.now()
+            while self._timers and self._timers[0][0] <= now:
+                due, name = heapq.heappop(self._timers)
+                flow = self.flows.get(name)
+                if flow is not None and flow.next_due == due:
+                    flow.next_due = None
+                    self.need(flow)
+            self._timer_set.clear()
+            wait = min(max(self._timers[0][0] - now, 0.001), 60.0) if self._timers else 60.0
+            sleeper = asyncio.ensure_future(self._clock.sleep(wait))
+            waiter = asyncio.ensure_future(self._timer_set.wait())
+            try:
+                await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeper.cancel()
+                waiter.cancel()
