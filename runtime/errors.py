@@ -33,6 +33,8 @@ class HeadraceError(Exception):
     code: ClassVar[str] = "internal_error"
     hint: str = ""
     http_status: ClassVar[int] = 500
+    final: ClassVar[bool] = False
+    """Raised in a function, it is not tried again: the same input will fail again."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else self.code

@@ -479,6 +479,7 @@ class Node:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=5,
             loop="none",
             http="httptools",

@@ -151,10 +151,10 @@ class InlineNode:
         """As a node is killed: nothing is handed back; only what is durable is left."""
         self.dispatcher._window.open = self.dispatcher._accepting = False
         self.dispatcher._pool = None
+        self.coordinator._stopping = True
         for task in [*self.dispatcher._tasks, *self.coordinator._tasks]:
             task.cancel()
         await asyncio.gather(*self.dispatcher._tasks, *self.coordinator._tasks, return_exceptions=True)
-        self.coordinator._stopping = True
         await self.store.stop()
         self.logs.stop()
 

@@ -33,6 +33,7 @@ class Access:
         self._tokens = list(tokens)
         self._hosts = frozenset(host.lower() for host in hosts)
         self._known: dict[str, Token] = {}
+        self._accepted: set[str] = set()
 
     def check(self, authorization: str | None, scope: str) -> Token:
         """The caller's token. Raises Unauthorized without a valid one, Forbidden when it lacks the scope."""
@@ -57,12 +58,14 @@ class Access:
 
     def check_host(self, host: str) -> None:
         """Raises Forbidden for a name under which the node is not served (a rebound DNS name, for one)."""
-        if not self._hosts:
+        if not self._hosts or host in self._accepted:
             return
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         name = name.strip("[]").lower()
         if name not in self._hosts and not is_loopback(name):
             raise Forbidden(f"the node is not served under the name {host!r}")
+        if len(self._accepted) < 100:
+            self._accepted.add(host)
 
     def check_origin(self, origin: str, host: str) -> None:
         """Raises Forbidden for a web page of another site."""

@@ -41,7 +41,9 @@ from headrace.runtime.trigger import HttpCall
 
 INLINE_PAYLOAD_BYTES = 256 << 10
 MANY_MAX = 10_000
-GATHER_S = 0.01
+GATHER_S = 10e-6
+GATHER_MAX_S = 0.05
+"""How long an answer is held for others to end, in seconds: for each id asked about, and at the most."""
 WAIT_ANSWER_BYTES = 8 << 20
 """How much of results one answer to a wait holds, give or take one result."""
 SYSTEM_BUCKET = "headrace-system"
@@ -197,7 +199,8 @@ class Calls:
                     async with asyncio.timeout(min(asked.wait_s, services.limits.wait_s)):
                         await woken.wait()
                         if len(numbers) > 1:
-                            await services.clock.sleep(GATHER_S)  # more are about to end: one answer for all
+                            # More are about to end: one answer for all of them.
+                            await services.clock.sleep(min(GATHER_S * len(numbers), GATHER_MAX_S))
                 except TimeoutError:
                     known = await services.store.known(list(numbers))
                     return {"ended": [], "pending": [text for id, text in numbers.items() if id in known]}

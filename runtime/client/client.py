@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
@@ -31,6 +32,13 @@ READ_BYTES = 1 << 20
 OBJECT_BYTES_MAX = 1 << 30  # in memory; larger ones are read into a file
 
 Json = dict[str, Any]
+
+
+@cache
+def _future_class() -> "type[InvocationFuture]":
+    from headrace.runtime.client.future import InvocationFuture
+
+    return InvocationFuture
 
 
 class Client:
@@ -113,9 +121,7 @@ class Client:
         committed it. `delay_s` is when it may begin, from its acceptance. Blocks only while 20,000 or 64 MiB
         are unsent. A refusal is raised by the future.
         """
-        from headrace.runtime.client.future import InvocationFuture
-
-        future = InvocationFuture(name, self._cancel)
+        future = _future_class()(name, self._cancel)
         options = PLAIN
         if delay_s or priority is not None or tags or idempotency_key is not None:
             if isinstance(tags, str):
@@ -126,9 +132,7 @@ class Client:
 
     def submit_encoded(self, name: str, payload: bytes) -> "InvocationFuture":
         """`submit` of a payload that is JSON already."""
-        from headrace.runtime.client.future import InvocationFuture
-
-        future = InvocationFuture(name, self._cancel)
+        future = _future_class()(name, self._cancel)
         self.backend.submit(name, payload, options=PLAIN, future=future)
         return future
 

@@ -29,11 +29,12 @@ class JobHandle:
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, wait_s: float = 0.0) -> dict[str, Any]:
         """What the node knows of the job: `status, chunks, done, failed, running, waiting, rate, eta_s, …`.
-        Raises UnknownJob.
+        With `wait_s` the answer comes when the job has ended, or after so many seconds. Raises UnknownJob.
         """
-        found: dict[str, Any] = self._client.call("GET", self._path)
+        query = {"wait_s": f"{wait_s:g}"} if wait_s > 0 else None
+        found: dict[str, Any] = self._client.call("GET", self._path, query=query)
         return found
 
     def progress(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
@@ -42,16 +43,15 @@ class JobHandle:
         """
         left = self._client.deadline(timeout_s, f"job {self.id}")
         last: dict[str, Any] = {}
-        pause_s = POLL_FIRST_S
+        pause_s = 0.0
         while True:
-            found = self.status()
+            found = self.status(wait_s=min(pause_s, left()))
             if found != last:
                 yield found
                 last = found
             if found["status"] in ENDED:
                 return
-            self._client.pause_s(min(pause_s, left()))
-            pause_s = min(pause_s * 1.5, POLL_LAST_S)
+            pause_s = min(pause_s * 1.5 or POLL_FIRST_S, POLL_LAST_S)
 
     def wait(self, timeout_s: float | None = None) -> dict[str, Any]:
         """Return the job's status when it has ended, however it did. Raises WaitTimeout after `timeout_s`."""

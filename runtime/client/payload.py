@@ -4,7 +4,17 @@ Imports the pool's encoding of results, so that what a function may return and w
 same.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 from headrace.runtime.errors import InvalidPayload, UnserialisableResult
+
+
+@cache
+def _encoder() -> Callable[[object], bytes]:
+    from headrace.runtime.pool.result import encode_result  # a command that sends a text needs none of it
+
+    return encode_result
 
 
 def encode_payload(value: object) -> bytes:
@@ -13,10 +23,8 @@ def encode_payload(value: object) -> bytes:
 
     Raises InvalidPayload for what JSON cannot hold, NaN among it, naming its place.
     """
-    from headrace.runtime.pool.result import encode_result  # a command that sends a text needs none of it
-
     try:
-        return encode_result(value)
+        return _encoder()(value)
     except UnserialisableResult as error:
         message = str(error.detail.get("message", error)).replace("the result cannot", "it cannot", 1)
         raise InvalidPayload(message) from None

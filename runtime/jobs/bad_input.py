@@ -11,6 +11,7 @@ class InvalidSplit(Invalid):
     """A split was declared with a setting that cannot work: (field, why, hint)."""
 
     code = "invalid_split"
+    final = True
 
     def __init__(self, field: str, why: str, hint: str = "") -> None:
         super().__init__(field, why, hint)
@@ -24,6 +25,7 @@ class BadEncoding(Invalid):
     """Bytes that the split's encoding cannot decode: (bucket, key, byte offset, encoding, reason)."""
 
     code = "bad_encoding"
+    final = True
     http_status = 422
 
     def __init__(self, bucket: str, key: str, offset: int, encoding: str, reason: str) -> None:
@@ -44,6 +46,7 @@ class BadRecord(Invalid):
     """
 
     code = "bad_record"
+    final = True
     http_status = 422
 
     def __init__(self, bucket: str, key: str, offset: int, record: int, reason: str, hint: str = "") -> None:
@@ -61,6 +64,7 @@ class InputChanged(PreconditionFailed):
     """The object was replaced after the job was submitted: (bucket, key, its ETag then, its ETag now)."""
 
     code = "input_changed"
+    final = True
     hint = "Submit the job again; write a file elsewhere and rename it into place."
 
     def __str__(self) -> str:

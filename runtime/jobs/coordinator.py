@@ -594,10 +594,10 @@ class Coordinator:
                 parts.append(item)
         warnings = []
         if short:
-            warnings.append(f"{short:,} rows have too few columns (None where one is missing){place}")
+            warnings.append(f"{_rows(short)} too few columns (None where one is missing){place}")
         if long:
             warnings.append(
-                f"{long:,} rows have too many columns (kept under the key None){place if not short else ''}"
+                f"{_rows(long)} too many columns (kept under the key None){place if not short else ''}"
             )
         if failed:
             warnings.append(
@@ -733,6 +733,10 @@ class _Answer(msgspec.Struct):
     short_rows: int = 0
     long_rows: int = 0
     irregular: dict[str, int] | None = None
+
+
+def _rows(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count:,} rows have"
 
 
 def _flow(job: int) -> str:

@@ -7,7 +7,13 @@ import os
 import traceback
 from typing import Any
 
-from headrace.runtime.errors import FunctionError, InvalidEvent, OutOfMemory, UnserialisableResult
+from headrace.runtime.errors import (
+    FunctionError,
+    HeadraceError,
+    InvalidEvent,
+    OutOfMemory,
+    UnserialisableResult,
+)
 
 MESSAGE_CHARS_MAX = 8 << 10
 STACK_BYTES_MAX = 32 << 10
@@ -27,6 +33,8 @@ def describe(error: BaseException) -> tuple[str, dict[str, Any]]:
     if isinstance(error, MemoryError):
         message = shown["message"] or "an allocation went beyond the function's memory limit"
         return "out_of_memory", {"code": OutOfMemory.code, **shown, "message": message}
+    if isinstance(error, HeadraceError) and error.final:
+        return "error", {"code": error.code, "hint": error.hint, "final": True, **shown}
     return "error", {"code": FunctionError.code, **shown}
 
 

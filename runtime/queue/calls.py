@@ -59,6 +59,7 @@ class Calls:
         self._gate = gate
         self._spawn = spawn
         self._giving_up = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.waiting: deque[_Waiting] = deque()
         self.counters: dict[str, SyncCounters] = {}
 
@@ -67,7 +68,10 @@ class Calls:
 
         Raises Throttled at once when the function may not run, or too many callers wait.
         """
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        loop = self._loop
+        if loop is None:  # asking for it costs a system call each time
+            loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
         counters = self.counters.get(spec.name)
         if counters is None:
             counters = self.counters[spec.name] = SyncCounters()

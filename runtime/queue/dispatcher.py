@@ -431,7 +431,7 @@ class Dispatcher:
                 invocation.payload_ref,
             )
             if not pool.offer(attempt):
-                break
+                return
             rotation.take(lane)
             running[token] = _Running(invocation.id, spec, flow, lane, claim)
             self._tokens[invocation.id] = token

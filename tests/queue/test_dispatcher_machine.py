@@ -109,8 +109,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         known.lives += 1
         known.begun.clear()
         self.node.dispatcher.watch(id, lambda ended: self.told(known, ended))
-        self.node.dispatcher.wake(record.invocation.flow, record.invocation.function)
-        self.settle_down()
+
+        async def wake() -> None:
+            self.node.dispatcher.wake(record.invocation.flow, record.invocation.function)
+            await self.node.quiet(4)
+
+        self.wait(wake())
 
     @rule(function=st.sampled_from(FUNCTIONS), paused=st.booleans())
     def pause(self, function: str, paused: bool) -> None:

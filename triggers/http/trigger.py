@@ -8,6 +8,7 @@ import base64
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl
 
@@ -115,7 +116,7 @@ class Http:
                 },
                 "requestId": call.request_id,
                 "routeKey": f"{self.method} {self.path}",
-                "time": datetime.fromtimestamp(call.received_at, UTC).strftime("%d/%b/%Y:%H:%M:%S +0000"),
+                "time": _log_time(int(call.received_at)),
                 "timeEpoch": int(call.received_at * 1000),
             },
             "isBase64Encoded": False,
@@ -162,3 +163,8 @@ class Http:
                 ("content-type", "text/plain; charset=utf-8" if isinstance(body, str) else "application/json")
             )
         return HttpAnswer(shaped["statusCode"], headers, data)
+
+
+@lru_cache(maxsize=8)
+def _log_time(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
