@@ -55,7 +55,7 @@ class Application:
         path: str = scope["path"]
         host = header(scope, b"host") or ""
         services.access.check_host(host)
-        if path.startswith("/v1"):
+        if path == "/v1" or path.startswith("/v1/"):
             origin = header(scope, b"origin")
             if origin is not None:
                 services.access.check_origin(origin, host)

@@ -22,6 +22,7 @@ from headrace.runtime.api.answers import (
     send_error,
     send_json,
 )
+from headrace.runtime.api.recent import RecentEnds
 from headrace.runtime.api.routing import Endpoint
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import (
@@ -48,6 +49,7 @@ WAIT_ANSWER_BYTES = 8 << 20
 """How much of results one answer to a wait holds, give or take one result."""
 SYSTEM_BUCKET = "headrace-system"
 _INVOCATION_ID = b"headrace-invocation-id"
+_STATUS = {status: status.name.lower() for status in Status}
 
 
 class Calls:
@@ -55,6 +57,7 @@ class Calls:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self.recent = RecentEnds()
 
     # ---- users' routes ----
 
@@ -185,34 +188,38 @@ class Calls:
                 numbers[int(text, 16)] = text
             except ValueError:
                 raise BadRequest(f"{text!r} is no invocation id", "Ids are 16 hexadecimal digits.") from None
-        woken = asyncio.Event()
+        if dispatcher.on_end is None:
+            dispatcher.on_end = self.recent.add
+        found = self.recent.find(numbers) or [
+            _ended(record) for record in await services.store.ended(list(numbers))
+        ]
+        if not found and asked.wait_s > 0:
+            woken = asyncio.Event()
 
-        def ended(_: Ended) -> None:
-            woken.set()
+            def ended(_: Ended) -> None:
+                woken.set()
 
-        for id in numbers:
-            dispatcher.watch(id, ended)
-        try:
-            found = await services.store.ended(list(numbers))
-            if not found and asked.wait_s > 0:
-                try:
+            for id in numbers:
+                dispatcher.watch(id, ended)
+            try:
+                found = self.recent.find(numbers)  # one may have ended while the store was asked
+                if not found:
                     async with asyncio.timeout(min(asked.wait_s, services.limits.wait_s)):
                         await woken.wait()
                         if len(numbers) > 1:
                             # More are about to end: one answer for all of them.
                             await services.clock.sleep(min(GATHER_S * len(numbers), GATHER_MAX_S))
-                except TimeoutError:
-                    known = await services.store.known(list(numbers))
-                    return {"ended": [], "pending": [text for id, text in numbers.items() if id in known]}
-                found = await services.store.ended(list(numbers))
-        finally:
-            for id in numbers:
-                dispatcher.unwatch(id, ended)
+            except TimeoutError:
+                known = await services.store.known(list(numbers))
+                return {"ended": [], "pending": [text for id, text in numbers.items() if id in known]}
+            finally:
+                for id in numbers:
+                    dispatcher.unwatch(id, ended)
+            found = self.recent.find(numbers)
         shown, size = [], 0
-        for record in found:
-            shown.append(_brief(record))
-            numbers.pop(record.invocation.id)
-            size += len(record.result or b"")
+        for end in found:
+            shown.append(_brief(end, numbers.pop(end.id)))
+            size += len(end.result)
             if size > WAIT_ANSWER_BYTES:
                 break  # the others have ended as well: the next call gets them at once
         return {"ended": shown, "pending": list(numbers.values())}
@@ -328,17 +335,30 @@ def _without_stack(error: HeadraceError) -> HeadraceError:
     return error
 
 
-def _brief(record: Record) -> dict[str, Any]:
+def _ended(record: Record) -> Ended:
+    return Ended(
+        record.invocation.id,
+        record.status,
+        record.result or b"",
+        record.result_ref,
+        record.error,
+        record.attempts,
+    )
+
+
+def _brief(ended: Ended, id: str) -> dict[str, Any]:
     """An ended invocation, as little of it as a waiting caller needs."""
-    return {
-        "invocation_id": show_id(record.invocation.id),
-        "function": record.invocation.function,
-        "status": record.status.name.lower(),
-        "attempts": record.attempts,
-        "result": msgspec.Raw(record.result) if record.result else None,
-        "result_ref": record.result_ref,
-        "error": record.error,
+    shown: dict[str, Any] = {
+        "invocation_id": id,
+        "status": _STATUS[ended.status],
+        "attempts": ended.attempts,
+        "result": msgspec.Raw(ended.result) if ended.result else None,
     }
+    if ended.result_ref is not None:
+        shown["result_ref"] = ended.result_ref
+    if ended.error is not None:
+        shown["error"] = ended.error
+    return shown
 
 
 def job_input(value: Any) -> dict[str, Any]:

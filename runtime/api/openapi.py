@@ -14,19 +14,26 @@ def describe(manifest: Manifest, routes: RouteTable) -> dict[str, Any]:
     """The document; parameters and bodies have the schemas of the functions' annotations."""
     paths: dict[str, dict[str, Any]] = {}
     definitions: dict[str, Any] = {}
+    uses: dict[str, int] = {}
     for endpoint in routes.endpoints:
         spec = manifest.function(endpoint.function)
         if spec is None:
             continue
         path = re.sub(r":path\}", "}", endpoint.route.path)
+        id = f"{spec.name}_{endpoint.route.method.lower()}"
+        uses[id] = uses.get(id, 0) + 1
         operation: dict[str, Any] = {
-            "operationId": f"{spec.name}_{endpoint.route.method.lower()}",
+            "operationId": id if uses[id] == 1 else f"{id}_{uses[id]}",
             "summary": spec.doc.splitlines()[0] if spec.doc else spec.name,
             "description": spec.doc,
             "tags": [spec.name.partition(".")[0]],
             "responses": {},
         }
-        parameters = []
+        parameters: list[dict[str, Any]] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in endpoint.names
+            if name not in spec.parameters
+        ]
         for name, item in spec.parameters.items():
             schema = _lift(item["schema"], definitions)
             if name in endpoint.names:

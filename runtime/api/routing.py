@@ -12,6 +12,9 @@ from headrace.runtime.errors import InvalidFunction
 from headrace.runtime.trigger import Route
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
+_ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
+_SLASH = "\udc2f"
+"""Stands for a slash inside a parameter: no decoded text can hold a lone surrogate."""
 
 
 class Endpoint:
@@ -30,7 +33,7 @@ class Endpoint:
             parts.append(f"(?P<{found[1]}>.+)" if found[2] else f"(?P<{found[1]}>[^/]+)")
             at = found.end()
         parts.append(re.escape(route.path[at:]))
-        self.pattern = re.compile("".join(parts))
+        self.pattern = re.compile("".join(parts), re.DOTALL)
 
 
 class RouteTable:
@@ -41,7 +44,7 @@ class RouteTable:
         self._patterns: list[Endpoint] = []
         shapes: dict[tuple[str, str], Endpoint] = {}
         for endpoint in endpoints:
-            shape = (endpoint.route.method, _PARAMETER.sub("{}", endpoint.route.path))
+            shape = (endpoint.route.method, _PARAMETER.sub(r"{\2}", endpoint.route.path))
             if shape in shapes:
                 other = shapes[shape].function
                 raise InvalidFunction(
@@ -54,7 +57,7 @@ class RouteTable:
                 self._patterns.append(endpoint)
             else:
                 self._exact.setdefault(endpoint.route.path, {})[endpoint.route.method] = endpoint
-        self._patterns.sort(key=lambda item: (-len(_PARAMETER.sub("", item.route.path)), item.route.path))
+        self._patterns.sort(key=_order)
         self.endpoints = list(shapes.values())
 
     def find(self, method: str, path: str, raw_path: str) -> tuple[Endpoint | None, dict[str, str], set[str]]:
@@ -70,12 +73,20 @@ class RouteTable:
             if endpoint is not None:
                 return endpoint, {}, allowed
             allowed.update(exact)
+        if self._patterns:
+            raw_path = unquote(_ENCODED_SLASH.sub(_SLASH, raw_path))
         for endpoint in self._patterns:
             found = endpoint.pattern.fullmatch(raw_path)
             if found is None:
                 continue
             wanted = endpoint.route.method
             if wanted == method or (method == "HEAD" and wanted == "GET"):
-                return endpoint, {name: unquote(value) for name, value in found.groupdict().items()}, allowed
+                return endpoint, {k: v.replace(_SLASH, "/") for k, v in found.groupdict().items()}, set()
             allowed.add(wanted)
         return None, {}, allowed
+
+
+def _order(endpoint: Endpoint) -> tuple[int, int, str]:
+    """More fixed text first; then what matches one segment before what matches the rest."""
+    path = endpoint.route.path
+    return -len(_PARAMETER.sub("", path)), path.count(":path}"), path

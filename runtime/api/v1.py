@@ -374,6 +374,7 @@ class Api:
         [applied] = await services.store.apply([Redrive(invocation.id, now, now + spec.max_age_s)], now=now)
         if applied.refused is not None:
             raise applied.refused
+        self._calls.recent.drop(invocation.id)
         services.dispatcher.wake(invocation.flow, invocation.function)
 
     # ---- jobs ----
@@ -741,10 +742,13 @@ class _Unsatisfiable(BadRequest):
     code = "range_not_satisfiable"
     http_status = 416
 
+    hint = "Ask for a range inside it."
+
     def __init__(self, size: int) -> None:
-        super().__init__(
-            f"the range begins beyond the object's end ({size:,} bytes)", "Ask for a range inside it."
-        )
+        HeadraceError.__init__(self, size)
+
+    def __str__(self) -> str:
+        return f"the range begins beyond the object's end ({self.args[0]:,} bytes)"
 
 
 def _shown_object(info: ObjectInfo) -> dict[str, Any]:

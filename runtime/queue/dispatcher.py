@@ -153,6 +153,7 @@ class Dispatcher:
             clock=clock, wait_s=sync_wait_s, begin=self._begin_call, gate=self._window.gate, spawn=self._spawn
         )
         self.jobs: JobSettler | None = None
+        self.on_end: Watcher | None = None
         self.throttled: dict[str, int] = {}
 
     @property
@@ -552,17 +553,20 @@ class Dispatcher:
         """Those who wait for the invocation learn how it ended."""
         claim = settle.claim
         watchers = self._watchers.pop(claim.invocation.id, None)
-        if watchers is not None:
-            ended = Ended(
-                claim.invocation.id,
-                settle.status,
-                settle.result,
-                settle.result_ref,
-                settle.error,
-                claim.attempt,
-            )
-            for watcher in watchers:
-                watcher(ended)
+        if watchers is None and self.on_end is None:
+            return
+        ended = Ended(
+            claim.invocation.id,
+            settle.status,
+            settle.result,
+            settle.result_ref,
+            settle.error,
+            claim.attempt,
+        )
+        if self.on_end is not None:
+            self.on_end(ended)
+        for watcher in watchers or ():
+            watcher(ended)
 
     def _unrecorded(self, items: list[_Settling], error: BaseException) -> None:
         """The database could not record outcomes (a full disk): keep trying, since the functions have run,

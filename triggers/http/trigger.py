@@ -14,11 +14,14 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from headrace.runtime.errors import InvalidFunction
+from headrace.runtime.errors import FunctionError, InvalidFunction
 from headrace.runtime.trigger import HttpAnswer, HttpCall, Source, TriggerContext
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# What would end the header, and so let a function's input write others, is refused. Source: RFC 9110, section 5.5.
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 _JSON = [("content-type", "application/json")]
@@ -147,22 +150,37 @@ class Http:
         shaped = _decode(result)
         if not isinstance(shaped, dict) or not isinstance(shaped.get("statusCode"), int):
             return HttpAnswer(200, _JSON, result)
-        headers = [(str(name).lower(), str(value)) for name, value in (shaped.get("headers") or {}).items()]
-        headers.extend(("set-cookie", str(cookie)) for cookie in shaped.get("cookies") or ())
-        body = shaped.get("body")
-        if body is None:
-            data = b""
-        elif shaped.get("isBase64Encoded"):
-            data = base64.b64decode(body)
-        elif isinstance(body, str):
-            data = body.encode()
-        else:
-            data = _encode(body)
-        if data and not any(name == "content-type" for name, _ in headers):
-            headers.append(
-                ("content-type", "text/plain; charset=utf-8" if isinstance(body, str) else "application/json")
-            )
-        return HttpAnswer(shaped["statusCode"], headers, data)
+        try:
+            return _shaped(shaped)
+        except (TypeError, ValueError, AttributeError) as error:
+            detail: dict[str, object] = {"code": FunctionError.code, "type": type(error).__name__}
+            raise FunctionError(f"the function's answer cannot be sent: {error}", detail) from None
+
+
+def _shaped(shaped: dict[str, Any]) -> HttpAnswer:
+    """What a result with `statusCode` says. Raises TypeError, ValueError or AttributeError where HTTP has no place for it."""
+    status = shaped["statusCode"]
+    if isinstance(status, bool) or not 200 <= status <= 599:
+        raise ValueError(f"statusCode is {status!r}; it must be from 200 to 599")
+    headers = [(str(name).lower(), str(value)) for name, value in (shaped.get("headers") or {}).items()]
+    headers.extend(("set-cookie", str(cookie)) for cookie in shaped.get("cookies") or ())
+    body = shaped.get("body")
+    if body is None:
+        data = b""
+    elif shaped.get("isBase64Encoded"):
+        data = base64.b64decode(body, validate=True)
+    elif isinstance(body, str):
+        data = body.encode()
+    else:
+        data = _encode(body)
+    if data and not any(name == "content-type" for name, _ in headers):
+        headers.append(
+            ("content-type", "text/plain; charset=utf-8" if isinstance(body, str) else "application/json")
+        )
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"the header {name!r} is {value!r}")
+    return HttpAnswer(status, headers, data)
 
 
 @lru_cache(maxsize=8)
