@@ -257,6 +257,7 @@ class NodeBackend:
                 priority=options.priority,
                 tags=",".join(options.tags) if options.tags else None,
                 idempotency_key=options.idempotency_key,
+                fingerprint=payload,
             )
             [applied] = await dispatcher.accept([put])
             id = applied.id if applied.id is not None else put.invocation.id

@@ -99,6 +99,7 @@ class InlineNode:
         await self.store.join(self.name, until=now + 1e9, now=now)
         self.ids = Ids(self.clock.now, node=number)
         self.objects = FolderStore(self._folder / "buckets", fsync=False)
+        self.objects.make_bucket("headrace-system")
         self.dispatcher = Dispatcher(
             self.store, node=self.name, ids=self.ids, clock=self.clock, chance=random.Random(7),
             on_output=self._on_output, on_error=self._report, sync_wait_s=self._sync_wait_s, window=self._window,

@@ -70,8 +70,12 @@ async def send_error(reply: Send, error: HeadraceError, *, invocation_id: str | 
 
 def outcome_error(outcome: Outcome, function: str) -> HeadraceError:
     """The error that an attempt's outcome stands for."""
-    detail = outcome.error or {"code": outcome.kind, "message": outcome.kind}
-    if outcome.kind == "invalid_event":
+    return recorded_error(outcome.error or {"code": outcome.kind, "message": outcome.kind}, function)
+
+
+def recorded_error(detail: dict[str, Any], function: str) -> HeadraceError:
+    """The error that was recorded of a function's invocation."""
+    if detail.get("code") == InvalidEvent.code:
         fields = detail.get("fields")
         return InvalidEvent(function, fields if isinstance(fields, list) else [])
     return failure(detail)

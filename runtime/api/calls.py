@@ -18,6 +18,7 @@ from headrace.runtime.api.answers import (
     header,
     outcome_error,
     read_body,
+    recorded_error,
     send,
     send_error,
     send_json,
@@ -32,9 +33,8 @@ from headrace.runtime.errors import (
     InvalidFunction,
     InvalidPayload,
     PayloadTooLarge,
-    failure,
 )
-from headrace.runtime.model.ids import show_id
+from headrace.runtime.model.ids import read_id, show_id
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Ended
@@ -88,18 +88,24 @@ class Calls:
             return
         key = header(scope, b"idempotency-key")
         if route.asynchronous:
-            id = await self.enqueue(endpoint.function, event, idempotency_key=key, source="http")
+            id = await self.enqueue(
+                endpoint.function, event, idempotency_key=key, source="http", fingerprint=_said(call)
+            )
             await send_json(reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())])
             return
         if key is not None:
-            await self._durably(endpoint.function, event, key, reply)
+            id, found = await self._durably(endpoint.function, event, key, fingerprint=_said(call))
+        else:
+            outcome = await services.dispatcher.call(endpoint.function, event)
+            id = show_id(outcome.invocation_id)
+            if outcome.kind == "ok":
+                found = await self._value(outcome.value, outcome.result_ref)
+            else:
+                found = outcome_error(outcome, endpoint.function)
+        if isinstance(found, HeadraceError):
+            await send_error(reply, _without_stack(found), invocation_id=id)
             return
-        outcome = await services.dispatcher.call(endpoint.function, event)
-        if outcome.kind != "ok":
-            error = _without_stack(outcome_error(outcome, endpoint.function))
-            await send_error(reply, error, invocation_id=show_id(outcome.invocation_id))
-            return
-        answer = route.answer(await self._value(outcome.value, outcome.result_ref))
+        answer = route.answer(found)
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         await send(reply, answer.status, b"" if scope["method"] == "HEAD" else answer.body, headers)
 
@@ -129,7 +135,11 @@ class Calls:
         self._check_plain(function)
         key = header(scope, b"idempotency-key")
         if key is not None:
-            await self._durably(function, body, key, reply)
+            id, found = await self._durably(function, body, key)
+            if isinstance(found, HeadraceError):
+                await send_error(reply, found, invocation_id=id)
+            else:
+                await send(reply, 200, found, [JSON_TYPE, (_INVOCATION_ID, id.encode())])
             return
         outcome = await services.dispatcher.call(function, body)
         if outcome.kind == "ok":
@@ -170,6 +180,7 @@ class Calls:
     async def enqueue(self, function: str, payload: bytes, **options: Any) -> str:
         """Accept one invocation durably and return its id, the first one's for a repeated idempotency key."""
         ref = await self._offload(payload)
+        options.setdefault("fingerprint", payload)
         put = self._services.dispatcher.prepare(function, b"" if ref else payload, payload_ref=ref, **options)
         [applied] = await self._services.dispatcher.accept([put])
         return show_id(applied.id if applied.id is not None else put.invocation.id)
@@ -184,10 +195,10 @@ class Calls:
         services, dispatcher = self._services, self._services.dispatcher
         numbers = {}
         for text in asked.ids:
-            try:
-                numbers[int(text, 16)] = text
-            except ValueError:
-                raise BadRequest(f"{text!r} is no invocation id", "Ids are 16 hexadecimal digits.") from None
+            number = read_id(text)
+            if number is None:
+                raise BadRequest(f"{text!r} is no invocation id", "Ids are 16 hexadecimal digits.")
+            numbers[number] = text
         if dispatcher.on_end is None:
             dispatcher.on_end = self.recent.add
         found = self.recent.find(numbers) or [
@@ -248,20 +259,20 @@ class Calls:
 
     # ---- inside ----
 
-    async def _durably(self, function: str, payload: bytes, key: str, reply: Send) -> None:
-        """A synchronous call with an idempotency key: accepted like any other, then waited for."""
+    async def _durably(
+        self, function: str, payload: bytes, key: str, **options: Any
+    ) -> tuple[str, bytes | HeadraceError]:
+        """A synchronous call with an idempotency key: accepted like any other, then waited for. Its id, and the
+        result or how it failed. Raises InProgress when it has not ended in time.
+        """
         spec = self._services.dispatcher.spec(function)
-        id = await self.enqueue(function, payload, idempotency_key=key)
+        id = await self.enqueue(function, payload, idempotency_key=key, **options)
         record = await self.wait_for(int(id, 16), min(spec.timeout_s + 1.0, self._services.limits.wait_s))
         if record is None or not record.status.ended:
             raise InProgress(id)
         if record.status is Status.SUCCEEDED:
-            value = await self._value(record.result or b"null", record.result_ref)
-            await send(
-                reply, 200, value, [(b"content-type", b"application/json"), (_INVOCATION_ID, id.encode())]
-            )
-            return
-        await send_error(reply, failure(record.error or {"code": "cancelled"}), invocation_id=id)
+            return id, await self._value(record.result or b"null", record.result_ref)
+        return id, recorded_error(record.error or {"code": "cancelled"}, function)
 
     async def _value(self, value: bytes, ref: str | None) -> bytes:
         if ref is None:
@@ -325,6 +336,11 @@ def _events_of(body: bytes, kind: str) -> list[msgspec.Raw]:
         return msgspec.json.decode(body, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidPayload(f"a JSON array or JSON lines are expected: {error}") from None
+
+
+def _said(call: HttpCall) -> bytes:
+    """What the caller of a route has said, without what differs between two calls that mean the same."""
+    return f"{call.method} {call.path}?{call.query}\n".encode() + call.body
 
 
 def _without_stack(error: HeadraceError) -> HeadraceError:

@@ -3,6 +3,7 @@
 Imports this room and the rooms below. Each endpoint names the scope that it needs.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -35,6 +36,7 @@ from headrace.runtime.objects.url import parse_object_url
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 PIECE_BYTES = 1 << 20
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 ANSWER_BYTES_MAX = 64 << 20
 
 
@@ -490,8 +492,9 @@ class Api:
 
     async def make_bucket(self, request: Request) -> Response:
         services = self._services
-        await services.in_thread(services.objects.make_bucket, request.path_params["bucket"])
-        return answer({"bucket": request.path_params["bucket"]}, 201)
+        bucket = _bucket(request)
+        await services.in_thread(services.objects.make_bucket, bucket)
+        return answer({"bucket": bucket}, 201)
 
     async def list_objects(self, request: Request) -> Response:
         services, query = self._services, request.query_params
@@ -720,18 +723,19 @@ def _range(text: str | None, size: int) -> tuple[int, int, bool]:
 
     Source: RFC 9110, section 14.
     """
-    if not text or not text.startswith("bytes=") or "," in text:
+    if not text:
         return 0, size, False
-    first, _, last = text[6:].partition("-")
-    try:
-        if first:
-            start = int(first)
-            end = min(int(last) + 1, size) if last else size
-        else:
-            start, end = max(size - int(last), 0), size
-    except ValueError:
+    found = _RANGE.fullmatch(text)
+    if found is None or not (found[1] or found[2]):
         return 0, size, False
-    if start >= size or start >= end:
+    if found[1]:
+        start = int(found[1])
+        end = min(int(found[2]) + 1, size) if found[2] else size
+        if found[2] and int(found[2]) < start:
+            return 0, size, False
+    else:
+        start, end = max(size - int(found[2]), 0), size
+    if start >= end:
         raise _Unsatisfiable(size)
     return start, end, True
 

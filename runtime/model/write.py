@@ -18,12 +18,14 @@ class Put(msgspec.Struct, gc=False):
 
     With an idempotency key that is known and not expired, nothing is written and the answer is the first
     invocation's id; with another payload it is refused with IdempotencyMismatch. `idempotency_until` is when
-    the key is forgotten.
+    the key is forgotten; `fingerprint` what a repeat must have in common with the first, its payload when
+    empty.
     """
 
     invocation: Invocation
     node: str | None = None
     idempotency_until: float = 0.0
+    fingerprint: bytes = b""
 
 
 class Settle(msgspec.Struct, gc=False):

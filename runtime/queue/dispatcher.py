@@ -237,12 +237,14 @@ class Dispatcher:
         idempotency_key: str | None = None,
         source: str | None = None,
         payload_ref: str | None = None,
+        fingerprint: bytes = b"",
         now: float | None = None,
     ) -> Put:
         """A Put for a new invocation; nothing is recorded yet.
 
-        `payload` is JSON, `delay_s` seconds from now. Raises UnknownFunction, NodeStopping, or Throttled when
-        too much is waiting for the disk.
+        `payload` is JSON, `delay_s` seconds from now; `fingerprint` is what a repeat of the idempotency key
+        must have in common with the first, by default its payload. Raises UnknownFunction, NodeStopping, or
+        Throttled when too much is waiting for the disk.
         """
         spec = self._specs.get(function)
         if spec is None:
@@ -269,7 +271,9 @@ class Dispatcher:
             tags,
             source,
         )
-        return Put(invocation, None, now + IDEMPOTENCY_S if idempotency_key is not None else 0.0)
+        if idempotency_key is None:
+            return Put(invocation)
+        return Put(invocation, None, now + IDEMPOTENCY_S, fingerprint)
 
     def submit(
         self,

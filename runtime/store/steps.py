@@ -53,9 +53,10 @@ def put(transaction: Transaction, write: Put, now: float) -> Applied:
             raise Refused(Duplicate(f"{place} is invocation {show_id(taken[0])}"))
     if invocation.idempotency_key is not None:
         name = (invocation.function, invocation.idempotency_key)
-        digest = hashlib.blake2b(
-            (invocation.payload_ref or "").encode() + b"\0" + invocation.payload, digest_size=16
-        ).digest()
+        said = (invocation.payload_ref or "").encode() + b"\0" + invocation.payload
+        if write.fingerprint:
+            said = b"\0" + write.fingerprint
+        digest = hashlib.blake2b(said, digest_size=16).digest()
         db.execute(
             "DELETE FROM idempotency WHERE (function, \"key\") IN (SELECT function, \"key\" FROM idempotency"
             " WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",

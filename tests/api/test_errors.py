@@ -49,7 +49,7 @@ def all_classes() -> list[type[HeadraceError]]:
 
 def example(kind: type[HeadraceError]) -> HeadraceError:
     """One of the class, with arguments of the kinds that it declares, or as many as its text uses."""
-    if kind.__init__ is Exception.__init__:
+    if not any("__init__" in vars(base) for base in kind.__mro__ if base.__module__.startswith("headrace.")):
         for count in (4, 3, 2, 1, 0):
             made = kind(*("a", "b", "c", "d")[:count])
             try:
@@ -57,7 +57,14 @@ def example(kind: type[HeadraceError]) -> HeadraceError:
             except (ValueError, IndexError, TypeError):
                 continue
             return made
-        for arguments in (("a", 3), ("a", "b", 3, 4), ("a", "b", 3), (3, 4), ("a", "b", 3, 4, "e"), ("a", "b", 3, 4, "e", "f")):
+        for arguments in (
+            ("a", 3),
+            ("a", "b", 3, 4),
+            ("a", "b", 3),
+            (3, 4),
+            ("a", "b", 3, 4, "e"),
+            ("a", "b", 3, 4, "e", "f"),
+        ):
             made = kind(*arguments)
             try:
                 str(made)
@@ -69,7 +76,11 @@ def example(kind: type[HeadraceError]) -> HeadraceError:
     given = []
     for parameter in parameters:
         name = str(parameter.annotation)
-        given.append(next((value for key, value in SAMPLES.items() if name.startswith((key, f"<class '{key}'"))), "text"))
+        given.append(
+            next(
+                (value for key, value in SAMPLES.items() if name.startswith((key, f"<class '{key}'"))), "text"
+            )
+        )
     return kind(*given)
 
 
@@ -137,7 +148,9 @@ def test_an_unknown_code_is_a_function_error() -> None:
 
 def test_an_invalid_event_keeps_its_fields() -> None:
     fields = [{"loc": "a", "msg": "is missing"}]
-    error = outcome_error(Outcome("invalid_event", error={"code": "invalid_event", "fields": fields}), "app.f")
+    error = outcome_error(
+        Outcome("invalid_event", error={"code": "invalid_event", "fields": fields}), "app.f"
+    )
     assert isinstance(error, InvalidEvent)
     assert (error.function, error.fields) == ("app.f", fields)
     assert isinstance(outcome_error(Outcome("timeout"), "app.f"), InvocationFailed)
@@ -160,7 +173,9 @@ async def test_some_errors_tell_the_caller_more_in_headers() -> None:
 
 def test_what_will_be_tried_again_says_so_and_what_is_over_does_not() -> None:
     invocation = Invocation(1, "a.f", "a.f", b"1", 1.0, 2.0, 3.0, tags="x,y", job=5)
-    waiting = shown_record(Record(invocation=invocation, status=Status.WAITING, attempts=1, error={"code": "e"}))
+    waiting = shown_record(
+        Record(invocation=invocation, status=Status.WAITING, attempts=1, error={"code": "e"})
+    )
     running = shown_record(Record(invocation=invocation, status=Status.WAITING, attempts=0), running=True)
     dead = shown_record(Record(invocation=invocation, status=Status.DEAD, attempts=1, error={"code": "e"}))
     assert waiting["error"] == {"code": "e", "retrying": True}

@@ -14,13 +14,17 @@ def table(*routes: tuple[str, str]) -> RouteTable:
     return RouteTable(Endpoint(Http(method, path), f"app.f{n}") for n, (method, path) in enumerate(routes))
 
 
-def find(routes: RouteTable, method: str, path: str, raw: str | None = None) -> tuple[str | None, dict[str, str]]:
+def find(
+    routes: RouteTable, method: str, path: str, raw: str | None = None
+) -> tuple[str | None, dict[str, str]]:
     endpoint, parameters, _ = routes.find(method, path, raw or path)
     return endpoint.function if endpoint is not None else None, parameters
 
 
 def test_exact_paths_go_before_patterns_and_longer_text_before_shorter() -> None:
-    routes = table(("GET", "/{any}"), ("GET", "/a"), ("GET", "/{x}/b"), ("GET", "/a/{y}"), ("GET", "/{rest:path}"))
+    routes = table(
+        ("GET", "/{any}"), ("GET", "/a"), ("GET", "/{x}/b"), ("GET", "/a/{y}"), ("GET", "/{rest:path}")
+    )
     assert find(routes, "GET", "/a") == ("app.f1", {})
     assert find(routes, "GET", "/z") == ("app.f0", {"any": "z"})
     assert find(routes, "GET", "/q/b") == ("app.f2", {"x": "q"})
@@ -65,10 +69,14 @@ def test_two_functions_cannot_serve_one_route() -> None:
     assert "GET /a/{y} is already served by app.f0" in str(caught.value)
     with pytest.raises(InvalidFunction):
         table(("GET", "/a"), ("GET", "/a"))
-    assert len(table(("GET", "/a"), ("POST", "/a"), ("GET", "/a/{x}"), ("GET", "/a/{x:path}x")).endpoints) == 4
+    assert (
+        len(table(("GET", "/a"), ("POST", "/a"), ("GET", "/a/{x}"), ("GET", "/a/{x:path}x")).endpoints) == 4
+    )
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.sampled_from(["GET", "POST", "HEAD"]))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.sampled_from(["GET", "POST", "HEAD"])
+)
 def test_no_path_at_all_breaks_the_table(path: str, method: str) -> None:
     routes = table(("GET", "/{a}/{b}"), ("GET", "/x/{rest:path}"), ("POST", "/"))
     endpoint, parameters, allowed = routes.find(method, "/" + path, "/" + path)
@@ -96,19 +104,35 @@ def test_a_token_is_known_by_its_secret_and_has_its_scopes_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer ", "s3cret", "Basic s3cret", "Bearer s3cret2", "Bearer S3cret", "Bearer s3cre"]
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "s3cret",
+        "Basic s3cret",
+        "Bearer s3cret2",
+        "Bearer S3cret",
+        "Bearer s3cre",
+    ],
 )
 def test_without_a_known_token_nobody_is_let_in(header: str | None) -> None:
     with pytest.raises(Unauthorized):
         ACCESS.check(header, "read")
 
 
-@pytest.mark.parametrize("host", ["node.example", "NODE.example:80", "127.0.0.1:8080", "localhost", "localhost:1", "[::1]:80", "[::1]"])
+@pytest.mark.parametrize(
+    "host",
+    ["node.example", "NODE.example:80", "127.0.0.1:8080", "localhost", "localhost:1", "[::1]:80", "[::1]"],
+)
 def test_the_nodes_own_names_and_this_machines_are_served(host: str) -> None:
     ACCESS.check_host(host)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "node.example.evil", "10.0.0.1", "", "127.0.0.1.evil.com"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "node.example.evil", "10.0.0.1", "", "127.0.0.1.evil.com"]
+)
 def test_another_name_is_a_rebound_one(host: str) -> None:
     with pytest.raises(Forbidden):
         ACCESS.check_host(host)

@@ -176,7 +176,11 @@ def test_a_direct_payload_binds_by_its_keys() -> None:
 def test_all_fields_that_do_not_fit_are_named_at_once() -> None:
     assert set(fields(rate, {"body": {"stars": "x"}, "limit": "y"})) == {"product", "body.stars", "limit"}
     assert fields(rate, {"body": {"stars": 1}}) == {"product": "is missing"}
-    assert set(fields(rate, http('{"stars": null}', query={"limit": "z"}))) == {"product", "body.stars", "limit"}
+    assert set(fields(rate, http('{"stars": null}', query={"limit": "z"}))) == {
+        "product",
+        "body.stars",
+        "limit",
+    }
 
 
 def test_bodies_are_parsed_by_their_content_type() -> None:

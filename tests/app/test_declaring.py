@@ -60,7 +60,12 @@ def test_without_settings_the_defaults_of_the_design_hold() -> None:
     app.function(lambda_ := _named("f"))
     spec = declared(app)["shop.f"]
     assert lambda_ is not None
-    assert (spec.timeout_s, spec.memory_bytes, spec.retry.retries, spec.max_age_s) == (60.0, 512 << 20, 2, 6 * 3600.0)
+    assert (spec.timeout_s, spec.memory_bytes, spec.retry.retries, spec.max_age_s) == (
+        60.0,
+        512 << 20,
+        2,
+        6 * 3600.0,
+    )
     assert (spec.retry.base_s, spec.retry.max_s) == (1.0, 300.0)
 
 

@@ -80,7 +80,14 @@ def test_a_file_a_folder_and_a_module_are_loaded(write: Write) -> None:
 
 def test_what_is_hidden_private_or_a_test_is_left_alone(write: Write) -> None:
     folder = write("one.py", good("one"))
-    for name in ("_helper.py", ".hidden.py", "tests/test_one.py", "__pycache__/x.py", "venv/y.py", "notes.txt"):
+    for name in (
+        "_helper.py",
+        ".hidden.py",
+        "tests/test_one.py",
+        "__pycache__/x.py",
+        "venv/y.py",
+        "notes.txt",
+    ):
         write(name, "raise SystemExit('imported')")
     loaded = load_from(folder)
     assert (names(loaded), loaded.manifest.errors) == ({"one.f"}, ())
@@ -96,12 +103,20 @@ def test_the_builtin_function_is_always_there(write: Write) -> None:
     ("text", "line", "message"),
     [
         ("x = 1\nx = = 2\n", 2, "SyntaxError: invalid syntax"),
-        ("import os\n\nimport no_such_module_here\n", 3, "ModuleNotFoundError: No module named 'no_such_module_here'"),
+        (
+            "import os\n\nimport no_such_module_here\n",
+            3,
+            "ModuleNotFoundError: No module named 'no_such_module_here'",
+        ),
         ("def f():\n    raise ValueError('boom')\n\nf()\n", 2, "ValueError: boom"),
         ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
         ("1/0\n", 1, "ZeroDivisionError: division by zero"),
         ("from headrace import App\napp = App('a b')\n", 2, "App('a b'): is not a valid name"),
-        ("from headrace import App\napp = App('x')\n@app.function\ndef f(*parts): ...\n", 3, "*parts cannot be filled"),
+        (
+            "from headrace import App\napp = App('x')\n@app.function\ndef f(*parts): ...\n",
+            3,
+            "*parts cannot be filled",
+        ),
         ("x = '\\udc80'.encode()\n", 1, "UnicodeEncodeError"),
         ("raise ValueError\n", 1, "ValueError"),
         ("raise ValueError('\\n\\nsecond line')\n", 1, "ValueError"),

@@ -145,7 +145,9 @@ async def test_the_result_is_the_same_to_the_bit_whatever_ends_first(tmp_path: P
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 16, 17, 257])
-async def test_finish_initial_and_all_results_hold_for_any_number_of_chunks(tmp_path: Path, count: int) -> None:
+async def test_finish_initial_and_all_results_hold_for_any_number_of_chunks(
+    tmp_path: Path, count: int
+) -> None:
     async with InlineNode(tmp_path, app, workers=7) as node:
         items = list(range(count))
         assert value(await run(node, "finished", items)) == {"total": sum(items)}
@@ -181,7 +183,9 @@ async def test_an_empty_object_gives_the_initial_value(tmp_path: Path) -> None:
     async with InlineNode(tmp_path, app) as node:
         node.objects.make_bucket("inbox")
         node.objects.put("inbox", "empty.csv", b"")
-        job = await ended(node, await node.coordinator.submit("mill.rows", {"object": "s3://inbox/empty.csv"}))
+        job = await ended(
+            node, await node.coordinator.submit("mill.rows", {"object": "s3://inbox/empty.csv"})
+        )
         assert value(job) == 0
 
 
@@ -189,7 +193,9 @@ async def test_items_may_come_from_an_object(tmp_path: Path) -> None:
     async with InlineNode(tmp_path, app) as node:
         node.objects.make_bucket("inbox")
         node.objects.put("inbox", "items.json", b"[1, 2, 3.5]")
-        job = await ended(node, await node.coordinator.submit("mill.total", {"object": "s3://inbox/items.json"}))
+        job = await ended(
+            node, await node.coordinator.submit("mill.total", {"object": "s3://inbox/items.json"})
+        )
         assert value(job) == 6.5
 
 
@@ -209,12 +215,16 @@ async def test_irregular_rows_are_warned_of_with_the_place_of_the_first(tmp_path
 
 async def test_a_wrong_cut_is_planned_again_by_one_sequential_pass(tmp_path: Path) -> None:
     """A stray quote in an unquoted field turns the parity of all that follows."""
-    data = b"a,b\n" + b"".join(b'%d,5" disk\n' % n if n == 50 else b'%d,"two\nlines"\n' % n for n in range(200))
+    data = b"a,b\n" + b"".join(
+        b'%d,5" disk\n' % n if n == 50 else b'%d,"two\nlines"\n' % n for n in range(200)
+    )
     expected = sum(1 for _ in csv.DictReader(io.StringIO(data.decode(), newline="")))
     async with InlineNode(tmp_path, app, workers=3) as node:
         node.objects.make_bucket("inbox")
         node.objects.put("inbox", "stray.csv", data)
-        job = await ended(node, await node.coordinator.submit("mill.rows", {"object": "s3://inbox/stray.csv"}))
+        job = await ended(
+            node, await node.coordinator.submit("mill.rows", {"object": "s3://inbox/stray.csv"})
+        )
         shown = await node.coordinator.describe(job)
         books = await node.books()
     assert value(job) == expected

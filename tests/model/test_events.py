@@ -34,7 +34,13 @@ def test_an_upload_has_s3s_shape() -> None:
     )
     [record] = event["Records"]
     assert record["eventName"] == "ObjectCreated:Copy"
-    assert record["s3"]["object"] == {"key": "k/x+y", "size": 1, "eTag": "e", "sequencer": "01", "versionId": "v"}
+    assert record["s3"]["object"] == {
+        "key": "k/x+y",
+        "size": 1,
+        "eTag": "e",
+        "sequencer": "01",
+        "versionId": "v",
+    }
     assert event.record is record
 
 

@@ -44,14 +44,14 @@ def test_an_id_is_read_as_it_was_shown(number: int) -> None:
     assert read_id(show_id(number)) == number
 
 
-@pytest.mark.parametrize("text", ["", "x", "0" * 17, "-1", "+1", "0x10", "1_0", " 1", "ffffffffffffffff", "١"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "0" * 17, "-1", "+1", "0x10", "1_0", " 1", "ffffffffffffffff", "١"]
+)
 def test_what_is_no_id_is_not_read_as_one(text: str) -> None:
     assert read_id(text) is None
 
 
-@given(
-    st.integers(1, 5000), st.floats(0.001, 1e4), st.floats(0.001, 1e5), st.integers(0, 1 << 32)
-)
+@given(st.integers(1, 5000), st.floats(0.001, 1e4), st.floats(0.001, 1e5), st.integers(0, 1 << 32))
 def test_a_retry_waits_within_its_bounds(attempt: int, base_s: float, max_s: float, seed: int) -> None:
     policy = RetryPolicy(base_s=base_s, max_s=max_s)
     delay = retry_delay(attempt, policy, random.Random(seed))
@@ -85,7 +85,9 @@ def test_sizes_are_read_as_people_write_them(text: int | str, size: int) -> None
     assert read_size(text, field="memory") == size
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "4 MiBs", "-1", "4,5 MiB", "1e3", 0, -5, True, "0", "0.2 B", None, 1.5])
+@pytest.mark.parametrize(
+    "text", ["", "MiB", "4 MiBs", "-1", "4,5 MiB", "1e3", 0, -5, True, "0", "0.2 B", None, 1.5]
+)
 def test_what_is_no_size_is_refused_by_its_field(text: int | str) -> None:
     with pytest.raises(InvalidSettings, match="memory"):
         read_size(text, field="memory")

@@ -134,7 +134,12 @@ async def test_watchers_learn_the_end_once_it_is_durable(node: InlineNode) -> No
     await node.until(lambda: told)
 
     [(ended, _)] = told
-    assert (ended.id, ended.status, ended.result, ended.attempts) == (put.invocation.id, Status.SUCCEEDED, b"7", 1)
+    assert (ended.id, ended.status, ended.result, ended.attempts) == (
+        put.invocation.id,
+        Status.SUCCEEDED,
+        b"7",
+        1,
+    )
     assert (await node.record(put.invocation.id)).status is Status.SUCCEEDED
     assert node.dispatcher._watchers == {}
 
@@ -159,7 +164,9 @@ async def test_after_the_last_attempt_it_is_dead_with_the_last_error(node: Inlin
     assert "flaky" in record.error["stack"]
 
 
-async def test_between_attempts_it_waits_with_its_error_and_a_moment_within_the_backoff(node: InlineNode) -> None:
+async def test_between_attempts_it_waits_with_its_error_and_a_moment_within_the_backoff(
+    node: InlineNode,
+) -> None:
     id = await node.put("shop.slow_retry", None)
     delays = []
     for attempt in range(1, 9):

@@ -91,7 +91,9 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def claimed(self) -> set[int]:
         flows = self.node.dispatcher._window.flows.values()
-        ready = {claim.invocation.id for flow in flows for lane in flow.lanes.values() for claim in lane.ready}
+        ready = {
+            claim.invocation.id for flow in flows for lane in flow.lanes.values() for claim in lane.ready
+        }
         return ready | {attempt.invocation_id for attempt in self.node.pool.attempts}
 
     @rule(data=st.data())
@@ -135,7 +137,9 @@ class DispatcherMachine(RuleBasedStateMachine):
             known.begun.append(attempt.attempt)
         assert attempt.attempt <= RETRIES + 1
         error = {"code": "function_error", "message": "no", "final": how == "final"}
-        outcome = Outcome("ok", b"1") if how == "ok" else Outcome("error" if how == "final" else how, error=error)
+        outcome = (
+            Outcome("ok", b"1") if how == "ok" else Outcome("error" if how == "final" else how, error=error)
+        )
 
         async def report() -> None:
             self.node.pool.end(attempt.token, outcome)

@@ -34,7 +34,9 @@ def served(rotation: Rotation, count: int) -> list[str]:
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 9), min_size=1), st.integers(1, 300))
 @settings(max_examples=100)
-def test_backlogged_flows_are_served_in_proportion_to_their_weights(weights: dict[str, int], count: int) -> None:
+def test_backlogged_flows_are_served_in_proportion_to_their_weights(
+    weights: dict[str, int], count: int
+) -> None:
     rotation = Rotation()
     for name, weight in weights.items():
         rotation.offer(lane_of(name, 400 * weight, weight=weight))
@@ -47,7 +49,10 @@ def test_backlogged_flows_are_served_in_proportion_to_their_weights(weights: dic
             assert abs(found[a] / weight_a - found[b] / weight_b) <= 1
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 30)), min_size=1, max_size=30), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 30)), min_size=1, max_size=30),
+    st.integers(1, 4),
+)
 @settings(max_examples=100)
 def test_nothing_is_lost_or_reordered_within_a_flow_whatever_comes_when(
     arrivals: list[tuple[str, int]], serve: int
@@ -144,7 +149,9 @@ async def test_functions_share_the_workers_by_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
-async def test_reserved_concurrency_is_never_exceeded_and_never_left_unused(tmp_path: Path, workers: int) -> None:
+async def test_reserved_concurrency_is_never_exceeded_and_never_left_unused(
+    tmp_path: Path, workers: int
+) -> None:
     order: list[tuple[str, Any]] = []
     async with InlineNode(tmp_path, counting_app(order), held=True, workers=workers) as node:
         ids = await node.put_many("mill.two", range(25))

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headrace import Http, HttpEvent
-from headrace.runtime.errors import InvalidFunction
+from headrace.runtime.errors import FunctionError, InvalidFunction
 from headrace.runtime.trigger import HttpCall
 
 
@@ -46,7 +46,9 @@ def test_its_fields_make_an_equal_trigger() -> None:
         ("GET", "/a}", "not of the form"), ("GET", "/{a:int}", "not of the form"), ("GET", "/{1a}", "not of the form"),
     ],
 )  # fmt: skip
-def test_a_route_that_cannot_be_served_is_refused_where_it_is_written(method: str, path: str, message: str) -> None:
+def test_a_route_that_cannot_be_served_is_refused_where_it_is_written(
+    method: str, path: str, message: str
+) -> None:
     with pytest.raises(InvalidFunction, match=message) as caught:
         Http(method, path)
     assert caught.value.hint
@@ -99,12 +101,19 @@ def test_a_plain_result_is_json_with_status_200() -> None:
 
 def test_a_shaped_result_says_status_headers_and_body_itself() -> None:
     assert answer({"statusCode": 204}) == (204, {}, b"")
-    status, headers, body = answer({"statusCode": 404, "headers": {"X-A": 1, "Content-Type": "text/html"}, "body": "<p>"})
+    status, headers, body = answer(
+        {"statusCode": 404, "headers": {"X-A": 1, "Content-Type": "text/html"}, "body": "<p>"}
+    )
     assert (status, headers, body) == (404, {"x-a": "1", "content-type": "text/html"}, b"<p>")
     assert answer({"statusCode": 200, "body": "é"})[1] == {"content-type": "text/plain; charset=utf-8"}
-    assert answer({"statusCode": 200, "body": {"a": 1}})[1:] == ({"content-type": "application/json"}, b'{"a":1}')
+    assert answer({"statusCode": 200, "body": {"a": 1}})[1:] == (
+        {"content-type": "application/json"},
+        b'{"a":1}',
+    )
     coded = {"statusCode": 200, "isBase64Encoded": True, "body": base64.b64encode(b"\0\xff").decode()}
     assert answer(coded)[2] == b"\0\xff"
+    own = {"Content-Length": "9", "Transfer-Encoding": "chunked", "Connection": "close", "x": "1"}
+    assert answer({"statusCode": 200, "headers": own})[1] == {"x": "1"}
     found = Http("GET", "/").answer(msgspec.json.encode({"statusCode": 200, "cookies": ["a=1", "b=2"]}))
     assert [value for name, value in found.headers if name == "set-cookie"] == ["a=1", "b=2"]
 
@@ -119,7 +128,5 @@ def test_a_shaped_result_says_status_headers_and_body_itself() -> None:
     ],
 )  # fmt: skip
 def test_a_shaped_result_that_http_cannot_carry_is_the_functions_error(result: dict[str, Any]) -> None:
-    from headrace.runtime.errors import FunctionError
-
     with pytest.raises(FunctionError, match="cannot be sent"):
         Http("GET", "/").answer(msgspec.json.encode(result))

@@ -20,7 +20,9 @@ from headrace.runtime.trigger import HttpAnswer, HttpCall, Source, TriggerContex
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-# What would end the header, and so let a function's input write others, is refused. Source: RFC 9110, section 5.5.
+_SERVERS = ("connection", "content-length", "transfer-encoding")
+"""Headers that only the server knows."""
+# What would end a header, and so let a caller's input write others, is refused. Source: RFC 9110, 5.5.
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
@@ -158,11 +160,14 @@ class Http:
 
 
 def _shaped(shaped: dict[str, Any]) -> HttpAnswer:
-    """What a result with `statusCode` says. Raises TypeError, ValueError or AttributeError where HTTP has no place for it."""
+    """What a result with `statusCode` says. Raises TypeError, ValueError or AttributeError where HTTP has no
+    place for it.
+    """
     status = shaped["statusCode"]
     if isinstance(status, bool) or not 200 <= status <= 599:
         raise ValueError(f"statusCode is {status!r}; it must be from 200 to 599")
     headers = [(str(name).lower(), str(value)) for name, value in (shaped.get("headers") or {}).items()]
+    headers = [item for item in headers if item[0] not in _SERVERS]
     headers.extend(("set-cookie", str(cookie)) for cookie in shaped.get("cookies") or ())
     body = shaped.get("body")
     if body is None:
