@@ -1,4 +1,5 @@
-"""A node on the test's own event loop: real store, real object store, real API; an inline pool, and a clock moved by hand.
+"""A node on the test's own event loop: real store, real object store, real API; an inline pool, and a clock
+moved by hand.
 
 It is dropped and made again on the same folder as a node is killed and started again.
 """
@@ -101,13 +102,25 @@ class InlineNode:
         self.objects = FolderStore(self._folder / "buckets", fsync=False)
         self.objects.make_bucket("headrace-system")
         self.dispatcher = Dispatcher(
-            self.store, node=self.name, ids=self.ids, clock=self.clock, chance=random.Random(7),
-            on_output=self._on_output, on_error=self._report, sync_wait_s=self._sync_wait_s, window=self._window,
-        )  # fmt: skip
+            self.store,
+            node=self.name,
+            ids=self.ids,
+            clock=self.clock,
+            chance=random.Random(7),
+            on_output=self._on_output,
+            on_error=self._report,
+            sync_wait_s=self._sync_wait_s,
+            window=self._window,
+        )
         self.coordinator = Coordinator(
-            self.store, self.dispatcher, objects=self.objects, ids=self.ids, clock=self.clock,
-            in_thread=asyncio.to_thread, on_error=self._report,
-        )  # fmt: skip
+            self.store,
+            self.dispatcher,
+            objects=self.objects,
+            ids=self.ids,
+            clock=self.clock,
+            in_thread=asyncio.to_thread,
+            on_error=self._report,
+        )
         self.dispatcher.jobs = self.coordinator
         self.logs = LogStore(self._folder / "logs")
         self.logs.start()
@@ -123,9 +136,14 @@ class InlineNode:
         self._apps = apps
         entries = {name: entry for app in apps for name, entry in app.entries().items()}
         self.pool = InlinePool(
-            entries, reports=self.dispatcher.reports, clock=self.clock, workers=workers or self._workers, held=self._held,
-            objects=self._folder / "buckets", on_progress=self.dispatcher.progress,
-        )  # fmt: skip
+            entries,
+            reports=self.dispatcher.reports,
+            clock=self.clock,
+            workers=workers or self._workers,
+            held=self._held,
+            objects=self._folder / "buckets",
+            on_progress=self.dispatcher.progress,
+        )
         self.services.manifest = Manifest(version="v1", functions=tuple(self.specs))
         self.services.routes = RouteTable(
             Endpoint(route, spec.name, is_job=spec.job is not None)
@@ -168,7 +186,9 @@ class InlineNode:
     # ---- waiting ----
 
     async def quiet(self, rounds: int = 8) -> None:
-        """Return once everything that follows without time passing has happened: each round goes through the store's thread."""
+        """Return once everything that follows without time passing has happened: each round goes through the
+        store's thread.
+        """
         for _ in range(rounds):
             await self.store.apply([], now=self.clock.now())
             for _ in range(4):
@@ -263,12 +283,21 @@ class InlineNode:
             sent["content-length"] = str(len(data))
         sent.update(headers or {})
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-            "path": unquote(path), "raw_path": path.encode(), "root_path": "",
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "root_path": "",
             "query_string": urlencode(dict(query or {})).encode(),
-            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in sent.items() if value],
-            "client": ("127.0.0.1", 1), "server": ("localhost", 1),
-        }  # fmt: skip
+            "headers": [
+                (name.lower().encode(), value.encode("latin-1")) for name, value in sent.items() if value
+            ],
+            "client": ("127.0.0.1", 1),
+            "server": ("localhost", 1),
+        }
         messages: list[dict[str, Any]] = []
         asked = False
 
@@ -295,11 +324,20 @@ class InlineNode:
 
     def _build_api(self) -> None:
         self.services = Services(
-            dispatcher=self.dispatcher, coordinator=self.coordinator, store=self.store, objects=self.objects,
-            logs=self.logs, clock=self.clock, access=Access(self._tokens, hosts=self._hosts), in_thread=asyncio.to_thread,
-            ready=lambda: None, health=lambda: {"node": self.name}, report=self._report, limits=self._limits,
+            dispatcher=self.dispatcher,
+            coordinator=self.coordinator,
+            store=self.store,
+            objects=self.objects,
+            logs=self.logs,
+            clock=self.clock,
+            access=Access(self._tokens, hosts=self._hosts),
+            in_thread=asyncio.to_thread,
+            ready=lambda: None,
+            health=lambda: {"node": self.name},
+            report=self._report,
+            limits=self._limits,
             new_request_id=lambda: show_id(self.ids.next()),
-        )  # fmt: skip
+        )
         self.application = Application(self.services)
 
     def _on_output(self, spec: FunctionSpec, id: int, attempt: int, outcome: Outcome, now: float) -> None:

@@ -262,8 +262,8 @@ class Calls:
     async def _durably(
         self, function: str, payload: bytes, key: str, **options: Any
     ) -> tuple[str, bytes | HeadraceError]:
-        """A synchronous call with an idempotency key: accepted like any other, then waited for. Its id, and the
-        result or how it failed. Raises InProgress when it has not ended in time.
+        """A synchronous call with an idempotency key: accepted like any other, then waited for. Its id, and
+        the result or how it failed. Raises InProgress when it has not ended in time.
         """
         spec = self._services.dispatcher.spec(function)
         id = await self.enqueue(function, payload, idempotency_key=key, **options)

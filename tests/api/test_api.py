@@ -1,4 +1,6 @@
-"""The HTTP API as callers see it, on the test's own loop: the real application over a real store and real buckets."""
+"""The HTTP API as callers see it, on the test's own loop: the real application over a real store and real
+buckets.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -109,7 +111,8 @@ def refused(reply: Reply, status: int, code: str) -> dict[str, Any]:
     return error
 
 
-# ---- invoke ------------------------------------------------------------------------------------------------------
+# ---- invoke
+# ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_call_gets_the_result_and_the_invocations_id(node: InlineNode) -> None:
@@ -180,10 +183,22 @@ async def test_calls_that_find_no_worker_are_throttled(tmp_path: Path) -> None:
         ("/v1/functions/shop.echo/invoke", b"\xff", {}, 400, "invalid_payload"),
         ("/v1/functions/shop.echo/invoke", b"[" * 100_000, {}, 400, "invalid_payload"),
         ("/v1/functions/shop.echo/invoke", b'"' + b"x" * 700_000 + b'"', {}, 413, "payload_too_large"),
-        ("/v1/functions/shop.echo/invoke?mode=async", b'"' + b"x" * 600_000 + b'"', {}, 413, "payload_too_large"),
+        (
+            "/v1/functions/shop.echo/invoke?mode=async",
+            b'"' + b"x" * 600_000 + b'"',
+            {},
+            413,
+            "payload_too_large",
+        ),
         ("/v1/functions/shop.echo/invoke-many", b'["' + b"x" * 600_000 + b'"]', {}, 413, "payload_too_large"),
         ("/v1/functions/shop.echo/invoke-many", b"{}", {}, 400, "invalid_payload"),
-        ("/v1/functions/shop.echo/invoke-many", b"1\n{\n", {"content-type": "application/x-ndjson"}, 400, "invalid_payload"),
+        (
+            "/v1/functions/shop.echo/invoke-many",
+            b"1\n{\n",
+            {"content-type": "application/x-ndjson"},
+            400,
+            "invalid_payload",
+        ),
         ("/v1/functions/shop.echo/invoke", b"1", {"content-type": "text/plain"}, 400, "bad_request"),
         ("/v1/functions/shop.echo/invoke?mode=maybe", b"1", {}, 400, "bad_request"),
         ("/v1/functions/shop.echo/invoke?mode=async&delay_s=-1", b"1", {}, 400, "bad_request"),
@@ -192,9 +207,15 @@ async def test_calls_that_find_no_worker_are_throttled(tmp_path: Path) -> None:
         ("/v1/functions/shop.echo/invoke?colour=red", b"1", {}, 400, "bad_request"),
         ("/v1/functions/shop.total/invoke", b"[1]", {}, 400, "invalid_function"),
         ("/v1/functions/shop.total/invoke?mode=async", b"[1]", {}, 400, "invalid_function"),
-        ("/v1/functions/shop.rate/invoke", b'{"product": "p", "body": {"stars": "x"}}', {}, 422, "invalid_event"),
+        (
+            "/v1/functions/shop.rate/invoke",
+            b'{"product": "p", "body": {"stars": "x"}}',
+            {},
+            422,
+            "invalid_event",
+        ),
     ],
-)  # fmt: skip
+)
 async def test_a_wrong_call_is_refused_and_nothing_is_accepted(
     node: InlineNode, path: str, body: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
@@ -211,9 +232,11 @@ async def test_a_wrong_call_is_refused_and_nothing_is_accepted(
 
 async def test_an_asynchronous_call_is_accepted_and_can_be_asked_for(node: InlineNode) -> None:
     reply = await node.request(
-        "POST", "/v1/functions/shop.echo/invoke", {"n": 1},
+        "POST",
+        "/v1/functions/shop.echo/invoke",
+        {"n": 1},
         query={"mode": "async", "priority": "3", "tags": "a,b"},
-    )  # fmt: skip
+    )
     assert reply.status == 202
     id = reply.json["invocation_id"]
     assert reply.headers["headrace-invocation-id"] == id
@@ -259,8 +282,9 @@ async def test_many_are_accepted_all_or_none(node: InlineNode) -> None:
     )
     assert more.json["accepted"] == 2
     assert (await node.request("POST", "/v1/functions/shop.echo/invoke-many", [])).json == {
-        "accepted": 0, "invocation_ids": [],
-    }  # fmt: skip
+        "accepted": 0,
+        "invocation_ids": [],
+    }
     records = await node.drive(*[int(id, 16) for id in ids])
     assert [records[int(id, 16)].result for id in ids] == [b"%d" % n for n in range(50)]
 
@@ -347,7 +371,8 @@ async def test_a_waiting_invocation_is_cancelled_and_an_ended_one_is_not(node: I
     refused(await node.request("POST", f"/v1/invocations/{id}/cancel"), 409, "wrong_state")
 
 
-# ---- idempotency -------------------------------------------------------------------------------------------------
+# ---- idempotency
+# -------------------------------------------------------------------------------------------------
 
 
 async def test_a_repeated_key_gives_the_same_id_and_outcome_and_another_payload_is_refused(
@@ -427,7 +452,8 @@ async def test_a_routes_call_is_idempotent_by_what_the_caller_sent(node: InlineN
     assert (shaped.status, shaped.headers["x-id"]) == (201, "7")
 
 
-# ---- routes ------------------------------------------------------------------------------------------------------
+# ---- routes
+# ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_route_binds_path_query_and_body_and_needs_no_token(node: InlineNode) -> None:
@@ -484,7 +510,8 @@ async def test_a_route_of_a_job_submits_it(node: InlineNode) -> None:
     refused(await node.request("POST", "/total", b"{", token=None), 400, "invalid_payload")
 
 
-# ---- who may call ------------------------------------------------------------------------------------------------
+# ---- who may call
+# ------------------------------------------------------------------------------------------------
 
 
 async def test_v1_needs_a_token_with_the_scope(node: InlineNode) -> None:
@@ -514,10 +541,16 @@ async def test_v1_needs_a_token_with_the_scope(node: InlineNode) -> None:
         "unknown_function",
     )
     for method, path in (
-        ("POST", "/v1/functions/shop.echo/pause"), ("POST", "/v1/dead-letters/redrive"), ("PUT", "/v1/buckets/abc"),
-        ("PUT", "/v1/objects/abc/k"), ("DELETE", "/v1/objects/abc/k"), ("POST", "/v1/invocations/00/cancel"),
-        ("POST", "/v1/jobs/00/cancel"), ("POST", "/v1/jobs/00/redrive"), ("POST", "/v1/jobs"),
-    ):  # fmt: skip
+        ("POST", "/v1/functions/shop.echo/pause"),
+        ("POST", "/v1/dead-letters/redrive"),
+        ("PUT", "/v1/buckets/abc"),
+        ("PUT", "/v1/objects/abc/k"),
+        ("DELETE", "/v1/objects/abc/k"),
+        ("POST", "/v1/invocations/00/cancel"),
+        ("POST", "/v1/jobs/00/cancel"),
+        ("POST", "/v1/jobs/00/redrive"),
+        ("POST", "/v1/jobs"),
+    ):
         refused(await node.request(method, path, token="r"), 403, "forbidden")
 
 
@@ -551,14 +584,17 @@ async def test_only_http_is_spoken(node: InlineNode) -> None:
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
-# ---- functions, stats, dead letters ------------------------------------------------------------------------------
+# ---- functions, stats, dead letters
+# ------------------------------------------------------------------------------
 
 
 async def test_functions_are_listed_with_settings_and_triggers(node: InlineNode) -> None:
     found = (await node.request("GET", "/v1/functions")).json
     by_name = {item["name"]: item for item in found["functions"]}
-    assert by_name.keys() == {f"shop.{name}" for name in
-                              ("echo", "fail", "rate", "whole", "later", "broken", "ping", "total", "lines")}  # fmt: skip
+    assert by_name.keys() == {
+        f"shop.{name}"
+        for name in ("echo", "fail", "rate", "whole", "later", "broken", "ping", "total", "lines")
+    }
     assert found["version"] == "v1"
     assert by_name["shop.fail"]["retries"] == 0
     assert by_name["shop.total"]["kind"] == "job"
@@ -610,8 +646,9 @@ async def test_dead_letters_are_listed_with_their_payload_and_redriven(node: Inl
     assert [item["payload"] for item in page["items"]] == ["c", "b", "a"]
     one = show_id(ids[0])
     assert (await node.request("POST", f"/v1/dead-letters/{one}/redrive")).json == {
-        "invocation_id": one, "status": "waiting",
-    }  # fmt: skip
+        "invocation_id": one,
+        "status": "waiting",
+    }
     await node.drive(ids[0])
     done = await node.request("POST", "/v1/dead-letters/redrive", {"ids": [show_id(ids[1])]})
     assert done.json == {"redriven": 1}
@@ -659,7 +696,8 @@ async def test_logs_are_read_and_followed_by_position(node: InlineNode) -> None:
         refused(await node.request("GET", "/v1/logs", query=query), 400, "bad_request")
 
 
-# ---- jobs --------------------------------------------------------------------------------------------------------
+# ---- jobs
+# --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_job_is_submitted_followed_and_listed(node: InlineNode) -> None:
@@ -680,8 +718,9 @@ async def test_a_job_is_submitted_followed_and_listed(node: InlineNode) -> None:
     assert [item["job_id"] for item in listed["items"]] == [id]
     chunks = (await node.request("GET", f"/v1/jobs/{id}/chunks")).json["items"]
     assert [(chunk["index"], chunk["start"], chunk["end"], chunk["status"]) for chunk in chunks] == [
-        (0, 0, 2, "succeeded"), (1, 2, 3, "succeeded"),
-    ]  # fmt: skip
+        (0, 0, 2, "succeeded"),
+        (1, 2, 3, "succeeded"),
+    ]
     events = (await node.request("GET", f"/v1/jobs/{id}/events")).body.decode()
     assert events.startswith("event: progress\ndata: {")
     assert events.endswith("event: end\ndata: {}\n\n")
@@ -694,8 +733,11 @@ async def test_a_job_is_submitted_followed_and_listed(node: InlineNode) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        (b"{", 400, "bad_request"), (b"[]", 400, "bad_request"), (b"{}", 400, "bad_request"),
-        (b'{"function": 3}', 400, "bad_request"), (b'{"function": "shop.total"}', 400, "bad_request"),
+        (b"{", 400, "bad_request"),
+        (b"[]", 400, "bad_request"),
+        (b"{}", 400, "bad_request"),
+        (b'{"function": 3}', 400, "bad_request"),
+        (b'{"function": "shop.total"}', 400, "bad_request"),
         (b'{"function": "shop.total", "input": [], "colour": 1}', 400, "bad_request"),
         (b'{"function": "shop.total", "input": [], "tags": 3}', 400, "bad_request"),
         (b'{"function": "shop.totl", "input": []}', 404, "unknown_function"),
@@ -704,7 +746,7 @@ async def test_a_job_is_submitted_followed_and_listed(node: InlineNode) -> None:
         (b'{"function": "shop.lines", "input": "s3://nowhere/x"}', 404, "no_such_bucket"),
         (b'{"function": "shop.lines", "input": "nonsense"}', 400, "invalid_object_url"),
     ],
-)  # fmt: skip
+)
 async def test_a_wrong_job_is_refused(node: InlineNode, body: bytes, status: int, code: str) -> None:
     refused(await node.request("POST", "/v1/jobs", body), status, code)
     assert (await node.store.jobs()) == []
@@ -722,7 +764,8 @@ async def test_an_unknown_job_is_404(node: InlineNode, id: str) -> None:
         refused(await node.request(method, f"/v1/jobs/{id}{path}"), 404, "unknown_job")
 
 
-# ---- objects -----------------------------------------------------------------------------------------------------
+# ---- objects
+# -----------------------------------------------------------------------------------------------------
 
 
 async def test_an_object_is_written_read_listed_and_removed(node: InlineNode) -> None:
@@ -749,13 +792,23 @@ async def test_an_object_is_written_read_listed_and_removed(node: InlineNode) ->
 @pytest.mark.parametrize(
     ("header", "status", "body"),
     [
-        ("bytes=0-3", 206, b"0123"), ("bytes=4-", 206, b"456789"), ("bytes=-2", 206, b"89"), ("bytes=0-99", 206, b"0123456789"),
-        ("bytes=-99", 206, b"0123456789"), ("bytes=9-9", 206, b"9"), ("bytes=0-1,4-5", 200, b"0123456789"),
-        ("lines=0-3", 200, b"0123456789"), ("bytes=a-b", 200, b"0123456789"), ("bytes=-", 200, b"0123456789"),
-        ("bytes=5-2", 200, b"0123456789"), ("bytes=--5", 200, b"0123456789"),
-        ("bytes=10-", 416, None), ("bytes=99-100", 416, None), ("bytes=-0", 416, None),
+        ("bytes=0-3", 206, b"0123"),
+        ("bytes=4-", 206, b"456789"),
+        ("bytes=-2", 206, b"89"),
+        ("bytes=0-99", 206, b"0123456789"),
+        ("bytes=-99", 206, b"0123456789"),
+        ("bytes=9-9", 206, b"9"),
+        ("bytes=0-1,4-5", 200, b"0123456789"),
+        ("lines=0-3", 200, b"0123456789"),
+        ("bytes=a-b", 200, b"0123456789"),
+        ("bytes=-", 200, b"0123456789"),
+        ("bytes=5-2", 200, b"0123456789"),
+        ("bytes=--5", 200, b"0123456789"),
+        ("bytes=10-", 416, None),
+        ("bytes=99-100", 416, None),
+        ("bytes=-0", 416, None),
     ],
-)  # fmt: skip
+)
 async def test_ranges_are_those_of_http(
     node: InlineNode, header: str, status: int, body: bytes | None
 ) -> None:
@@ -782,9 +835,12 @@ async def test_a_large_object_arrives_whole(node: InlineNode) -> None:
     assert (await node.request("GET", "/v1/objects/inbox/big")).body == data
     refused(await node.request("PUT", "/v1/objects/inbox/bigger", b"x" * 5_000_001), 413, "payload_too_large")
     refused(
-        await node.request("PUT", "/v1/objects/inbox/bigger", b"x" * 5_000_001, headers={"content-length": ""}),
-        413, "payload_too_large",
-    )  # fmt: skip
+        await node.request(
+            "PUT", "/v1/objects/inbox/bigger", b"x" * 5_000_001, headers={"content-length": ""}
+        ),
+        413,
+        "payload_too_large",
+    )
     refused(await node.request("GET", "/v1/objects/inbox/bigger"), 404, "no_such_object")
 
 
@@ -812,14 +868,18 @@ async def test_objects_are_put_on_conditions(node: InlineNode) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/v1/objects/headrace-system/x", 403, "forbidden"), ("PUT", "/v1/objects/headrace-system/x", 403, "forbidden"),
-        ("GET", "/v1/objects/headrace-system", 403, "forbidden"), ("DELETE", "/v1/objects/headrace-system/x", 403, "forbidden"),
-        ("PUT", "/v1/buckets/headrace-system", 403, "forbidden"), ("PUT", "/v1/buckets/No", 400, "invalid_bucket"),
-        ("GET", "/v1/objects/nowhere", 404, "no_such_bucket"), ("GET", "/v1/objects/nowhere/x", 404, "no_such_bucket"),
+        ("GET", "/v1/objects/headrace-system/x", 403, "forbidden"),
+        ("PUT", "/v1/objects/headrace-system/x", 403, "forbidden"),
+        ("GET", "/v1/objects/headrace-system", 403, "forbidden"),
+        ("DELETE", "/v1/objects/headrace-system/x", 403, "forbidden"),
+        ("PUT", "/v1/buckets/headrace-system", 403, "forbidden"),
+        ("PUT", "/v1/buckets/No", 400, "invalid_bucket"),
+        ("GET", "/v1/objects/nowhere", 404, "no_such_bucket"),
+        ("GET", "/v1/objects/nowhere/x", 404, "no_such_bucket"),
         ("GET", "/v1/objects/inbox/../../../x", 404, "no_such_object"),
         ("GET", "/v1/objects/inbox/%00", 404, "no_such_object"),
     ],
-)  # fmt: skip
+)
 async def test_no_key_leaves_its_bucket_and_no_bucket_is_the_nodes(
     node: InlineNode, method: str, path: str, status: int, code: str
 ) -> None:
@@ -843,15 +903,22 @@ async def test_a_key_that_climbs_is_an_ordinary_key_inside_its_bucket(
     assert all(item.is_relative_to(tmp_path / "buckets" / "inbox") for item in after)
 
 
-# ---- documents ---------------------------------------------------------------------------------------------------
+# ---- documents
+# ---------------------------------------------------------------------------------------------------
 
 
 async def test_the_openapi_document_is_valid_and_holds_every_route(node: InlineNode) -> None:
     document = (await node.request("GET", "/openapi.json", token=None)).json
     assert document["openapi"].startswith("3.1")
     assert document["paths"].keys() == {
-        "/reviews/{product}", "/whole/{id}/{rest}", "/other/{id}", "/later", "/broken", "/v10/ping", "/total",
-    }  # fmt: skip
+        "/reviews/{product}",
+        "/whole/{id}/{rest}",
+        "/other/{id}",
+        "/later",
+        "/broken",
+        "/v10/ping",
+        "/total",
+    }
     ids: list[str] = []
     references: list[str] = []
 

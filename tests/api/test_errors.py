@@ -27,9 +27,13 @@ from headrace.runtime.errors import (
 from headrace.runtime.model.invocation import Invocation, Outcome, Record, Status
 
 SAMPLES: dict[str, Any] = {
-    "str": "text", "int": 3, "float": 1.5, "bytes": b"x", "list": [{"loc": "body.stars", "msg": "is missing"}],
+    "str": "text",
+    "int": 3,
+    "float": 1.5,
+    "bytes": b"x",
+    "list": [{"loc": "body.stars", "msg": "is missing"}],
     "dict": {"code": "function_error", "message": "no", "type": "ValueError"},
-}  # fmt: skip
+}
 
 
 def all_classes() -> list[type[HeadraceError]]:

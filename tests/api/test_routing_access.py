@@ -84,7 +84,8 @@ def test_no_path_at_all_breaks_the_table(path: str, method: str) -> None:
     assert endpoint is not None or parameters == {}
 
 
-# ---- access ------------------------------------------------------------------------------------------------------
+# ---- access
+# ------------------------------------------------------------------------------------------------------
 
 ACCESS = Access(
     [Token("all", "s3cret", SCOPES), Token("reader", "r", ["read"]), Token("root", "a", ["admin"])],
@@ -149,8 +150,18 @@ def test_pages_of_other_sites_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "local"),
-    [("localhost", True), ("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("[::1]", True), ("", False),
-     ("10.0.0.1", False), ("0.0.0.0", False), ("localhost.evil", False), ("node", False)],
-)  # fmt: skip
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("", False),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("localhost.evil", False),
+        ("node", False),
+    ],
+)
 def test_loopback_is_this_machine(name: str, local: bool) -> None:
     assert is_loopback(name) is local

@@ -48,12 +48,18 @@ def fields(function: Callable[..., Any], payload: Any) -> dict[str, str]:
 
 
 def http(
-    body: str | None = None, *, path: dict[str, str] | None = None, query: dict[str, str] | None = None,
+    body: str | None = None,
+    *,
+    path: dict[str, str] | None = None,
+    query: dict[str, str] | None = None,
     kind: str = "application/json",
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     event: dict[str, Any] = {
-        "version": "2.0", "requestContext": {"http": {"method": "POST"}}, "rawPath": "/", "headers": {"content-type": kind},
-    }  # fmt: skip
+        "version": "2.0",
+        "requestContext": {"http": {"method": "POST"}},
+        "rawPath": "/",
+        "headers": {"content-type": kind},
+    }
     if body is not None:
         event["body"] = body
     if path:
@@ -63,7 +69,8 @@ def http(
     return event
 
 
-# ---- event, context ----------------------------------------------------------------------------------------------
+# ---- event, context
+# ----------------------------------------------------------------------------------------------
 
 
 def test_context_and_event_are_given_by_name_in_any_order() -> None:
@@ -103,7 +110,8 @@ def test_a_sole_parameter_annotated_with_an_event_class_gets_the_event() -> None
     assert fields(h, None) == {"event": "is null; an object is expected"}
 
 
-# ---- models ------------------------------------------------------------------------------------------------------
+# ---- models
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_sole_parameter_annotated_with_a_model_gets_the_validated_event() -> None:
@@ -151,7 +159,8 @@ def test_an_annotated_event_is_validated() -> None:
     assert call(g, {"a": "1"}) == {"a": 1}
 
 
-# ---- by name -----------------------------------------------------------------------------------------------------
+# ---- by name
+# -----------------------------------------------------------------------------------------------------
 
 
 def rate(product: str, body: Review, limit: int = 10) -> Any:
@@ -228,7 +237,8 @@ def test_an_annotation_that_is_text_is_read() -> None:
     assert call(f, {"n": "3"}) == (3, {"n": "3"})
 
 
-# ---- defaults and keywords ---------------------------------------------------------------------------------------
+# ---- defaults and keywords
+# ---------------------------------------------------------------------------------------
 
 
 def test_defaults_stand_in_for_what_the_event_lacks_and_are_not_validated() -> None:
@@ -260,7 +270,7 @@ def test_keyword_only_parameters_are_filled_by_name() -> None:
         (lambda *parts: 1, r"\*parts cannot be filled"),
         (lambda **parts: 1, r"\*\*parts cannot be filled"),
         (lambda a, /: 1, "'a' is positional-only"),
-        (lambda a=object(): 1, "the default of 'a' is a object"),
+        (lambda a=object(): 1, "the default of 'a' is a object"),  # noqa: B008 - the default itself is what is tested
         (lambda a=json: 1, "the default of 'a' is a module"),
     ],
 )

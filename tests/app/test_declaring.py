@@ -34,9 +34,16 @@ def test_settings_become_a_spec_in_seconds_and_bytes() -> None:
     app = App("shop")
 
     @app.function(
-        timeout=5, memory="128 MiB", retries=0, max_age=60, reserved_concurrency=0, weight=7, priority=-3,
-        on_failure="shop.a", on_success="b.c",
-    )  # fmt: skip
+        timeout=5,
+        memory="128 MiB",
+        retries=0,
+        max_age=60,
+        reserved_concurrency=0,
+        weight=7,
+        priority=-3,
+        on_failure="shop.a",
+        on_success="b.c",
+    )
     def f(event: Any) -> int:
         """Says what it does.
 
@@ -151,7 +158,8 @@ def test_a_lambda_needs_a_name() -> None:
     assert "shop.named" in app.declared
 
 
-# ---- triggers ----------------------------------------------------------------------------------------------------
+# ---- triggers
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_triggers_stack_in_the_order_they_are_written() -> None:
@@ -200,7 +208,8 @@ def test_a_path_parameter_needs_a_parameter_of_the_function() -> None:
     app.on(Http("POST", "/all/{anything}"))(whole)
 
 
-# ---- jobs --------------------------------------------------------------------------------------------------------
+# ---- jobs
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_jobs_settings_become_its_spec() -> None:
@@ -210,9 +219,16 @@ def test_a_jobs_settings_become_its_spec() -> None:
         return a + b
 
     @app.job(
-        split=Csv(chunk="1 MiB"), reduce=add, finish=lambda value: value, initial={"n": 0}, output="results/x",
-        max_concurrency=3, tolerated_failures=0.25, retries=5, priority=2,
-    )  # fmt: skip
+        split=Csv(chunk="1 MiB"),
+        reduce=add,
+        finish=lambda value: value,
+        initial={"n": 0},
+        output="results/x",
+        max_concurrency=3,
+        tolerated_failures=0.25,
+        retries=5,
+        priority=2,
+    )
     def count(chunk: Any, context: Any) -> int:
         return 1
 

@@ -320,7 +320,12 @@ def test_an_app_node_in_a_script_needs_no_guard(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     ran = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (ran.returncode, ran.stdout) == (0, "42 8\n[6, 12]\n"), ran.stderr

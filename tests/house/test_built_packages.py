@@ -21,7 +21,9 @@ def modules(folder: Path) -> set[str]:
 
 
 def expected_files() -> set[str]:
-    engine = {f"headrace/{name}" for room in ("runtime", "triggers", "functions") for name in modules(ROOT / room)}
+    engine = {
+        f"headrace/{name}" for room in ("runtime", "triggers", "functions") for name in modules(ROOT / room)
+    }
     return engine | {"headrace/__init__.py", "headrace/__main__.py", "headrace/py.typed"}
 
 

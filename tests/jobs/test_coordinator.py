@@ -1,4 +1,4 @@
-"""Jobs over a real store and real buckets: cut, mapped, aggregated, and moved to their end whatever happens."""
+"""Jobs over a real store and real buckets: cut, mapped, aggregated, moved to their end whatever happens."""
 
 import csv
 import io
@@ -80,7 +80,7 @@ def plain(event: Any) -> None: ...
 def _nothing_fails() -> Iterator[None]:
     failing.clear()
     ran.clear()
-    yield
+    return
 
 
 async def ended(node: InlineNode, id: str) -> Job:
@@ -114,7 +114,8 @@ def tree(items: list[Any]) -> Any:
     return items[0] if items else None
 
 
-# ---- aggregation -------------------------------------------------------------------------------------------------
+# ---- aggregation
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 17, 32, 257])
@@ -157,7 +158,8 @@ async def test_finish_initial_and_all_results_hold_for_any_number_of_chunks(
         assert value(await run(node, "silent", items)) is None
 
 
-# ---- input -------------------------------------------------------------------------------------------------------
+# ---- input
+# -------------------------------------------------------------------------------------------------------
 
 
 async def test_an_object_of_csv_is_cut_and_every_record_is_mapped_once(tmp_path: Path) -> None:
@@ -172,8 +174,12 @@ async def test_an_object_of_csv_is_cut_and_every_record_is_mapped_once(tmp_path:
         assert sorted(ran) == list(range(job.chunks))
         shown = await node.coordinator.describe(job)
     assert (shown["status"], shown["done"], shown["failed"], shown["waiting"], shown["running"]) == (
-        "succeeded", job.chunks, 0, 0, 0,
-    )  # fmt: skip
+        "succeeded",
+        job.chunks,
+        0,
+        0,
+        0,
+    )
     assert shown["bytes"] == len(data)
     assert shown["input"]["object"] == "s3://inbox/a b.csv"
     assert shown["warnings"] == []
@@ -272,7 +278,8 @@ async def test_an_input_that_changed_during_the_job_is_noticed(tmp_path: Path) -
     assert "was changed while the job ran" in job.error["message"]
 
 
-# ---- output ------------------------------------------------------------------------------------------------------
+# ---- output
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "folder"), [("total", ""), ("apart", ""), ("everything", "deep/")])
@@ -317,7 +324,8 @@ async def test_a_large_result_is_in_the_object_store(tmp_path: Path) -> None:
         assert json.loads(node.objects.get("results", f"{id}/result.json")) == "x" * 900_000
 
 
-# ---- failures ----------------------------------------------------------------------------------------------------
+# ---- failures
+# ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_failed_chunk_fails_the_job_with_its_error(tmp_path: Path) -> None:
@@ -339,11 +347,15 @@ async def test_a_failed_chunk_fails_the_job_with_its_error(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "fails", "status"),
     [
-        ("some", {1}, "succeeded"), ("some", {1, 2}, "succeeded"), ("some", {1, 2, 3}, "failed"),
-        ("half", set(range(10)), "succeeded"), ("half", set(range(11)), "failed"),
-        ("lenient", set(range(20)), "succeeded"), ("lenient", set(range(16)), "succeeded"),
+        ("some", {1}, "succeeded"),
+        ("some", {1, 2}, "succeeded"),
+        ("some", {1, 2, 3}, "failed"),
+        ("half", set(range(10)), "succeeded"),
+        ("half", set(range(11)), "failed"),
+        ("lenient", set(range(20)), "succeeded"),
+        ("lenient", set(range(16)), "succeeded"),
     ],
-)  # fmt: skip
+)
 async def test_failures_are_tolerated_by_count_or_fraction(
     tmp_path: Path, name: str, fails: set[int], status: str
 ) -> None:
@@ -384,7 +396,8 @@ async def test_a_chunk_that_somebody_cancelled_fails_the_job(tmp_path: Path) -> 
         assert job.error["code"] == "cancelled"
 
 
-# ---- redrive, cancel ---------------------------------------------------------------------------------------------
+# ---- redrive, cancel
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["total", "everything", "finished"])
@@ -397,8 +410,11 @@ async def test_a_redrive_runs_what_failed_and_keeps_the_rest(tmp_path: Path, nam
         with pytest.raises(WrongState):
             await node.coordinator.cancel(id)
         await node.idle()
-        kept = [p.invocation.index for p in await node.store.job_parts((await node.coordinator.job(id)).id, stage=0)
-                if p.status is Status.SUCCEEDED]  # fmt: skip
+        kept = [
+            p.invocation.index
+            for p in await node.store.job_parts((await node.coordinator.job(id)).id, stage=0)
+            if p.status is Status.SUCCEEDED
+        ]
         failing.clear()
         ran.clear()
         again = await node.coordinator.redrive(id)
@@ -474,7 +490,8 @@ async def test_what_runs_is_counted_once_however_long_it_runs(tmp_path: Path) ->
         assert (shown["chunks"], shown["running"], shown["waiting"], shown["done"]) == (9, 3, 6, 0)
 
 
-# ---- restarts ----------------------------------------------------------------------------------------------------
+# ---- restarts
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["shape", "everything", "total", "finished"])
@@ -482,9 +499,11 @@ async def test_what_runs_is_counted_once_however_long_it_runs(tmp_path: Path) ->
 async def test_a_restart_at_any_step_changes_nothing(tmp_path: Path, name: str, killed: bool) -> None:
     items = list(range(20))
     expected: dict[str, Callable[[], Any]] = {
-        "shape": lambda: tree(items), "everything": lambda: items, "total": lambda: sum(items),
+        "shape": lambda: tree(items),
+        "everything": lambda: items,
+        "total": lambda: sum(items),
         "finished": lambda: {"total": sum(items)},
-    }  # fmt: skip
+    }
     node = await InlineNode(tmp_path, app, held=True, workers=3).start()
     id = await node.coordinator.submit(f"mill.{name}", {"items": items})
     steps = 0

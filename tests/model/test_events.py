@@ -59,14 +59,22 @@ def test_an_http_body_is_the_bytes_that_were_sent(body: bytes) -> None:
 def test_an_http_event_reads_its_parts() -> None:
     event = HttpEvent(
         {
-            "version": "2.0", "rawPath": "/a", "requestContext": {"http": {"method": "POST"}},
-            "headers": {"x": "1"}, "queryStringParameters": {"q": "2"}, "pathParameters": {"p": "3"},
+            "version": "2.0",
+            "rawPath": "/a",
+            "requestContext": {"http": {"method": "POST"}},
+            "headers": {"x": "1"},
+            "queryStringParameters": {"q": "2"},
+            "pathParameters": {"p": "3"},
             "body": '{"n": 1}',
         }
-    )  # fmt: skip
+    )
     assert (event.method, event.path, event.headers, event.query, event.path_parameters) == (
-        "POST", "/a", {"x": "1"}, {"q": "2"}, {"p": "3"},
-    )  # fmt: skip
+        "POST",
+        "/a",
+        {"x": "1"},
+        {"q": "2"},
+        {"p": "3"},
+    )
     assert event.json() == {"n": 1}
     bare = HttpEvent()
     assert (bare.headers, bare.query, bare.path_parameters, bare.body) == ({}, {}, {}, b"")
@@ -77,10 +85,15 @@ def test_an_http_event_reads_its_parts() -> None:
 @pytest.mark.parametrize(
     ("payload", "kind"),
     [
-        ({"Records": []}, UploadEvent), ({"version": "2.0", "requestContext": {}}, HttpEvent),
-        ({"source": "headrace.schedule"}, ScheduleEvent), ({"a": 1}, Event), ([1], list), (None, type(None)), ("x", str),
+        ({"Records": []}, UploadEvent),
+        ({"version": "2.0", "requestContext": {}}, HttpEvent),
+        ({"source": "headrace.schedule"}, ScheduleEvent),
+        ({"a": 1}, Event),
+        ([1], list),
+        (None, type(None)),
+        ("x", str),
     ],
-)  # fmt: skip
+)
 def test_a_payload_gets_the_helpers_of_its_kind(payload: object, kind: type) -> None:
     found = as_event(payload)
     assert type(found) is kind

@@ -1,5 +1,6 @@
 """The floor's plain values: ids, retry delays, sizes."""
 
+import itertools
 import random
 
 import pytest
@@ -22,9 +23,9 @@ def test_ids_grow_whatever_the_clock_does(steps: list[tuple[float, int]], node: 
     now = 0.0
     ids = Ids(lambda: now, node=node)
     found = []
-    for now, count in steps:
+    for now, count in steps:  # noqa: B007 - the closure reads it
         found += [ids.next() for _ in range(count)]
-    assert all(a < b for a, b in zip(found, found[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(found))
     assert all(0 < id < 1 << 63 for id in found)
 
 
@@ -33,7 +34,7 @@ def test_ids_of_two_nodes_never_meet(moments: list[float], one: int, two: int) -
     now = 0.0
     first, second = Ids(lambda: now, node=one), Ids(lambda: now, node=two)
     found = []
-    for now in moments:
+    for now in moments:  # noqa: B007 - the closure reads it
         found += [first.next() for _ in range(5)] + [second.next() for _ in range(5)]
     assert one == two or len(set(found)) == len(found)
 
@@ -45,7 +46,8 @@ def test_an_id_is_read_as_it_was_shown(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "0" * 17, "-1", "+1", "0x10", "1_0", " 1", "ffffffffffffffff", "١"]
+    "text",
+    ["", "x", "0" * 17, "-1", "+1", "0x10", "1_0", " 1", "ffffffffffffffff", "١"],  # noqa: RUF001 - that digit is the test
 )
 def test_what_is_no_id_is_not_read_as_one(text: str) -> None:
     assert read_id(text) is None
@@ -77,10 +79,19 @@ def test_attempts_are_counted_from_one() -> None:
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("4 MiB", 4 << 20), ("4MiB", 4 << 20), ("64 KiB", 64 << 10), ("1 MB", 10**6), ("1.5 GiB", 3 << 29),
-        ("7", 7), (7, 7), (" 2 gb ", 2 * 10**9), ("1 TiB", 1 << 40), ("10 b", 10), ("8k", 8192),
+        ("4 MiB", 4 << 20),
+        ("4MiB", 4 << 20),
+        ("64 KiB", 64 << 10),
+        ("1 MB", 10**6),
+        ("1.5 GiB", 3 << 29),
+        ("7", 7),
+        (7, 7),
+        (" 2 gb ", 2 * 10**9),
+        ("1 TiB", 1 << 40),
+        ("10 b", 10),
+        ("8k", 8192),
     ],
-)  # fmt: skip
+)
 def test_sizes_are_read_as_people_write_them(text: int | str, size: int) -> None:
     assert read_size(text, field="memory") == size
 

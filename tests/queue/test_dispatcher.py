@@ -159,8 +159,10 @@ async def test_after_the_last_attempt_it_is_dead_with_the_last_error(node: Inlin
     assert (record.status, record.attempts) == (Status.DEAD, 4)
     assert record.error is not None
     assert (record.error["code"], record.error["type"], record.error["message"]) == (
-        "function_error", "ValueError", "attempt 4",
-    )  # fmt: skip
+        "function_error",
+        "ValueError",
+        "attempt 4",
+    )
     assert "flaky" in record.error["stack"]
 
 
@@ -256,9 +258,11 @@ async def test_a_failure_reaches_its_destination_as_an_invocation_record(node: I
     assert where == "caught"
     assert event["version"] == "1.0"
     assert event["requestContext"] == {
-        "requestId": show_id(id), "functionArn": "shop.reported", "condition": "RetriesExhausted",
+        "requestId": show_id(id),
+        "functionArn": "shop.reported",
+        "condition": "RetriesExhausted",
         "approximateInvokeCount": 1,
-    }  # fmt: skip
+    }
     assert event["requestPayload"] == {"fail": True}
     assert event["responseContext"]["statusCode"] == 500
     assert event["responsePayload"]["type"] == "KeyError"
@@ -491,12 +495,12 @@ async def test_an_event_that_takes_the_node_down_spends_its_attempts_and_dies(tm
     node = await InlineNode(tmp_path, shop, held=True).start()
     id = await node.put("shop.flaky", {"fail": 0})
     for attempt in (1, 2, 3, 4):
-        await node.until(lambda: node.pool.attempts)
+        await node.until(lambda: node.pool.attempts)  # noqa: B023 - awaited within the loop
         assert node.pool.attempts[0].attempt == attempt
         await node.clock.advance(0.25)  # long enough to be recorded as running
 
         async def marked() -> bool:
-            return (await node.record(id)).status is Status.RUNNING
+            return (await node.record(id)).status is Status.RUNNING  # noqa: B023 - awaited within the loop
 
         await node.until(marked)
         await node.crash()

@@ -1,4 +1,4 @@
-"""A dispatcher, its store and a pool beside a dict: whatever happens, nothing is lost and nothing ends twice."""
+"""A dispatcher, its store and a pool beside a dict: nothing is lost and nothing ends twice."""
 
 import asyncio
 import tempfile
@@ -63,8 +63,12 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     # ---- what callers do ----
 
-    @rule(function=st.sampled_from(FUNCTIONS), count=st.integers(1, 8), priority=st.integers(-1, 1),
-          delay=st.sampled_from([0.0, 0.0, 5.0]))  # fmt: skip
+    @rule(
+        function=st.sampled_from(FUNCTIONS),
+        count=st.integers(1, 8),
+        priority=st.integers(-1, 1),
+        delay=st.sampled_from([0.0, 0.0, 5.0]),
+    )
     def put(self, function: str, count: int, priority: int, delay: float) -> None:
         ids = self.wait(self.node.put_many(function, range(count), priority=priority, delay_s=delay))
         assert len(set(ids)) == count
@@ -189,8 +193,11 @@ class DispatcherMachine(RuleBasedStateMachine):
                 assert len(known.told) == known.lives - 1
         books = self.wait(self.node.books())
         assert (books.waiting + books.running, books.succeeded, books.dead, books.cancelled) == (
-            counted[Status.WAITING], counted[Status.SUCCEEDED], counted[Status.DEAD], counted[Status.CANCELLED],
-        )  # fmt: skip
+            counted[Status.WAITING],
+            counted[Status.SUCCEEDED],
+            counted[Status.DEAD],
+            counted[Status.CANCELLED],
+        )
         assert books.accepted == len(self.known)
         assert self.node.dispatcher.counts()[1] <= 2 * 3 * 4 + 3  # flows, priorities, window; what came back
 

@@ -97,7 +97,8 @@ def test_a_closed_flow_is_passed_over_and_comes_back_when_it_is_offered_again() 
     assert served(rotation, 9) == ["one"] * 2
 
 
-# ---- through the dispatcher --------------------------------------------------------------------------------------
+# ---- through the dispatcher
+# --------------------------------------------------------------------------------------
 
 
 def counting_app(order: list[tuple[str, Any]]) -> App:

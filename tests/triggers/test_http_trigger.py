@@ -13,9 +13,17 @@ from headrace.runtime.trigger import HttpCall
 
 def call(**fields: Any) -> HttpCall:
     given: dict[str, Any] = {
-        "method": "POST", "path": "/r/a b", "query": "", "headers": [], "body": b"", "path_parameters": {},
-        "client_ip": "10.1.1.1", "request_id": "req", "received_at": 1_800_000_000.25, **fields,
-    }  # fmt: skip
+        "method": "POST",
+        "path": "/r/a b",
+        "query": "",
+        "headers": [],
+        "body": b"",
+        "path_parameters": {},
+        "client_ip": "10.1.1.1",
+        "request_id": "req",
+        "received_at": 1_800_000_000.25,
+        **fields,
+    }
     return HttpCall(**given)
 
 
@@ -40,12 +48,20 @@ def test_its_fields_make_an_equal_trigger() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "message"),
     [
-        ("FETCH", "/a", "not an HTTP method"), ("GET", "a", "must begin with /"), ("GET", "", "must begin with /"),
-        ("GET", "/v1", "reserved"), ("GET", "/v1/x", "reserved"), ("GET", "/console", "reserved"),
-        ("GET", "/{a}/{a}", "occurs twice"), ("GET", "/{a b}", "not of the form"), ("GET", "/{}", "not of the form"),
-        ("GET", "/a}", "not of the form"), ("GET", "/{a:int}", "not of the form"), ("GET", "/{1a}", "not of the form"),
+        ("FETCH", "/a", "not an HTTP method"),
+        ("GET", "a", "must begin with /"),
+        ("GET", "", "must begin with /"),
+        ("GET", "/v1", "reserved"),
+        ("GET", "/v1/x", "reserved"),
+        ("GET", "/console", "reserved"),
+        ("GET", "/{a}/{a}", "occurs twice"),
+        ("GET", "/{a b}", "not of the form"),
+        ("GET", "/{}", "not of the form"),
+        ("GET", "/a}", "not of the form"),
+        ("GET", "/{a:int}", "not of the form"),
+        ("GET", "/{1a}", "not of the form"),
     ],
-)  # fmt: skip
+)
 def test_a_route_that_cannot_be_served_is_refused_where_it_is_written(
     method: str, path: str, message: str
 ) -> None:
@@ -61,9 +77,17 @@ def test_a_path_that_only_begins_like_a_reserved_one_is_fine() -> None:
 
 def test_an_event_has_api_gateways_shape() -> None:
     found = event(
-        query="a=1&b=%20x&a=2&c=", path_parameters={"p": "a b"}, body=b'{"n": 1}',
-        headers=[("user-agent", "test"), ("x-a", "1"), ("x-a", "2"), ("cookie", "a=1; b=2"), ("cookie", "c=3")],
-    )  # fmt: skip
+        query="a=1&b=%20x&a=2&c=",
+        path_parameters={"p": "a b"},
+        body=b'{"n": 1}',
+        headers=[
+            ("user-agent", "test"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("cookie", "a=1; b=2"),
+            ("cookie", "c=3"),
+        ],
+    )
     assert found["version"] == "2.0"
     assert found["routeKey"] == "POST /r/{p}"
     assert found["rawPath"] == "/r/a b"
@@ -74,8 +98,12 @@ def test_an_event_has_api_gateways_shape() -> None:
     assert found["cookies"] == ["a=1", "b=2", "c=3"]
     context = found["requestContext"]
     assert context["http"] == {
-        "method": "POST", "path": "/r/a b", "protocol": "HTTP/1.1", "sourceIp": "10.1.1.1", "userAgent": "test",
-    }  # fmt: skip
+        "method": "POST",
+        "path": "/r/a b",
+        "protocol": "HTTP/1.1",
+        "sourceIp": "10.1.1.1",
+        "userAgent": "test",
+    }
     assert (context["requestId"], context["timeEpoch"]) == ("req", 1_800_000_000_250)
     assert context["time"] == "15/Jan/2027:08:00:00 +0000"
     assert (found["body"], found["isBase64Encoded"]) == ('{"n": 1}', False)
@@ -121,12 +149,18 @@ def test_a_shaped_result_says_status_headers_and_body_itself() -> None:
 @pytest.mark.parametrize(
     "result",
     [
-        {"statusCode": 99}, {"statusCode": 1000}, {"statusCode": True}, {"statusCode": 200, "headers": [1]},
-        {"statusCode": 200, "headers": {"a\r\nb": "x"}}, {"statusCode": 200, "headers": {"a": "x\r\nset-cookie: y"}},
-        {"statusCode": 200, "headers": {"a": "日本"}}, {"statusCode": 200, "isBase64Encoded": True, "body": "%%%"},
-        {"statusCode": 200, "isBase64Encoded": True, "body": 5}, {"statusCode": 200, "cookies": 5},
+        {"statusCode": 99},
+        {"statusCode": 1000},
+        {"statusCode": True},
+        {"statusCode": 200, "headers": [1]},
+        {"statusCode": 200, "headers": {"a\r\nb": "x"}},
+        {"statusCode": 200, "headers": {"a": "x\r\nset-cookie: y"}},
+        {"statusCode": 200, "headers": {"a": "日本"}},
+        {"statusCode": 200, "isBase64Encoded": True, "body": "%%%"},
+        {"statusCode": 200, "isBase64Encoded": True, "body": 5},
+        {"statusCode": 200, "cookies": 5},
     ],
-)  # fmt: skip
+)
 def test_a_shaped_result_that_http_cannot_carry_is_the_functions_error(result: dict[str, Any]) -> None:
     with pytest.raises(FunctionError, match="cannot be sent"):
         Http("GET", "/").answer(msgspec.json.encode(result))
