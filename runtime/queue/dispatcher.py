@@ -465,10 +465,16 @@ class Dispatcher:
                 self._answer(held, outcome)
                 continue
             self._tokens.pop(held.id, None)
-            if outcome.kind == "returned":
+            closed = held.flow.closed and self._window.open
+            if outcome.kind == "returned" and not closed:
                 self._requeue(held, claim)
                 continue
             ending = ending_of(claim, held.spec, outcome, now=now, chance=self._chance)
+            if closed and (outcome.kind == "returned" or isinstance(ending, Retry)):
+                # Its job is being ended, perhaps has been just now: nothing of it may wait again.
+                ending = Settle(
+                    claim, Status.CANCELLED, error={"code": "cancelled", "message": "its job ended"}
+                )
             settles.append(_Settling([ending], held, outcome))
         for flow in touched.values():
             self._window.offer(flow)
@@ -604,7 +610,7 @@ class Dispatcher:
 
     def _requeue(self, held: _Running, claim: Claim) -> None:
         """An attempt that never began goes back to the front of its lane; it costs nothing."""
-        if not self._window.open or held.flow.closed:
+        if not self._window.open:
             self._spawn(self._store.release([claim]))
             return
         lane = held.lane or self._window.lane(held.flow, claim.invocation.priority)

@@ -1,10 +1,11 @@
 """Jobs over a real store and real buckets: cut, mapped, aggregated, moved to their end whatever happens."""
 
+import asyncio
 import csv
 import io
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from headrace.runtime.errors import (
 )
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.job import ENDED, Job
+from headrace.runtime.model.write import Applied, JobMoved, Write
 from tests.inline_node import InlineNode
 
 app = App("mill")
@@ -555,3 +557,29 @@ async def test_a_lost_attempt_of_a_chunk_is_made_again(tmp_path: Path) -> None:
         node.pool.held = False
         node.pool.run()
         assert value(await ended(node, id)) == 3
+
+
+async def test_a_chunk_that_fails_while_its_job_is_cancelled_is_not_tried_again(tmp_path: Path) -> None:
+    again = App("again")
+    again.job(name="job", split=Items(batch=1), reduce=add, retries=5)(one)
+    async with InlineNode(tmp_path, again, held=True, workers=2) as node:
+        id = await node.coordinator.submit("again.job", {"items": [1, 2, 3, 4]})
+        await node.until(lambda: node.pool.attempts)
+        node.pool.run()
+        await node.until(lambda: len(node.pool.attempts) == 2)
+        token = node.pool.attempts[0].token
+        error = {"code": "function_error", "message": "no"}
+        apply = node.store.apply
+
+        async def fails_meanwhile(writes: Sequence[Write], *, now: float) -> list[Applied]:
+            if any(isinstance(write, JobMoved) for write in writes):
+                asyncio.get_running_loop().call_soon(node.pool.end, token, Outcome("error", error=error))
+            return await apply(writes, now=now)
+
+        node.store.apply = fails_meanwhile  # type: ignore[method-assign]
+        assert (await node.coordinator.cancel(id)).status == "cancelled"
+        await node.clock.advance(20)
+        await node.quiet()
+        assert node.pool.attempts == []
+        books = await node.books()
+        assert (books.waiting, books.running, books.succeeded) == (0, 0, 1)
