@@ -100,7 +100,7 @@ def _files(path: str, errors: list[LoadError]) -> Iterator[str]:
     place = Path(path)
     if place.is_dir():
         if str(place) not in sys.path:
-            sys.path.insert(0, str(place))
+            sys.path.append(str(place))  # behind all else: a file of the user's may be called json.py
         found = False
         for folder, names, files in os.walk(place):
             names[:] = sorted(n for n in names if n not in _SKIPPED_FOLDERS and not n.startswith((".", "_")))
@@ -116,7 +116,7 @@ def _files(path: str, errors: list[LoadError]) -> Iterator[str]:
             )
     elif place.is_file():
         if str(place.parent) not in sys.path:
-            sys.path.insert(0, str(place.parent))
+            sys.path.append(str(place.parent))
         yield str(place)
     elif is_path(path):
         errors.append(

@@ -144,7 +144,6 @@ class Node:
         self._loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
         self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
-        await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
         self.dispatcher = Dispatcher(
             store,

@@ -30,7 +30,7 @@ class Put(msgspec.Struct, gc=False):
 
 class Settle(msgspec.Struct, gc=False):
     """End an invocation by its claim: SUCCEEDED, DEAD or CANCELLED. Refused with LeaseLost when the claim is
-    stale.
+    stale. Without `begun` the claim's attempt was never made, and does not count.
     """
 
     claim: Claim
@@ -39,6 +39,12 @@ class Settle(msgspec.Struct, gc=False):
     result_ref: str | None = None
     error: dict[str, Any] | None = None
     started_at: float = 0.0
+    begun: bool = True
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts were made in all."""
+        return self.claim.attempt if self.begun else self.claim.attempt - 1
 
 
 class Retry(msgspec.Struct, gc=False):

@@ -571,7 +571,7 @@ class Dispatcher:
             settle.result,
             settle.result_ref,
             settle.error,
-            claim.attempt,
+            settle.attempts,
         )
         if self.on_end is not None:
             self.on_end(ended)
@@ -678,7 +678,7 @@ class Dispatcher:
 
     async def _cancel_ready(self, lane: Lane, claim: Claim, now: float) -> bool:
         error = {"code": "cancelled", "message": "cancelled before it began"}
-        settle = Settle(claim, Status.CANCELLED, error=error)
+        settle = Settle(claim, Status.CANCELLED, error=error, begun=False)
         lane.ready.remove(claim)
         try:
             [applied] = await self._store.apply([settle], now=now)

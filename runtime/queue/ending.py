@@ -42,10 +42,10 @@ def stillborn(claim: Claim, spec: FunctionSpec, *, now: float) -> Settle | None:
     if invocation.expires_at < now:
         late = now - invocation.accepted_at
         message = f"not succeeded {late:.0f} s after acceptance; max_age is {spec.max_age_s:g} s"
-        return Settle(claim, Status.DEAD, error={"code": "expired", "message": message})
+        return Settle(claim, Status.DEAD, error={"code": "expired", "message": message}, begun=False)
     if claim.attempt > spec.retry.attempts_max:
         message = f"its node was lost during each of {claim.attempt - 1} attempts"
-        return Settle(claim, Status.DEAD, error={"code": "node_lost", "message": message})
+        return Settle(claim, Status.DEAD, error={"code": "node_lost", "message": message}, begun=False)
     return None
 
 
@@ -71,7 +71,7 @@ def destination_event(settle: Settle, spec: FunctionSpec, *, now: float) -> byte
             "requestId": show_id(claim.invocation.id),
             "functionArn": spec.name,
             "condition": "Success" if succeeded else "EventAgeExceeded" if expired else "RetriesExhausted",
-            "approximateInvokeCount": claim.attempt,
+            "approximateInvokeCount": settle.attempts,
         },
         "requestPayload": msgspec.Raw(claim.invocation.payload or b"null"),
         "responseContext": {"statusCode": 200 if succeeded else 500},

@@ -19,11 +19,13 @@ from headrace.runtime.store.rows import INVOCATION, invocation_of, json_encode
 
 # The ids come as one row (see `page`). Two ranges, since SQLite seeks by the first column alone of a
 # comparison of pairs: it would read every equal moment.
-_WAITING = "SELECT id, due_at FROM invocation WHERE status = 0 AND flow = ?1 AND priority = ?2"
+_WAITING = "SELECT id, due_at FROM invocation WHERE status = 0 AND flow = :flow AND priority = :priority"
 _NEXT = (
     "SELECT json_group_array(id), max(due_at) FROM ("
-    f"SELECT * FROM ({_WAITING} AND due_at = ?4 AND id > ?5 ORDER BY id LIMIT ?6) UNION ALL"
-    f" SELECT * FROM ({_WAITING} AND due_at > ?4 AND due_at <= ?3 ORDER BY due_at, id LIMIT ?6) LIMIT ?6)"
+    f"SELECT * FROM ({_WAITING} AND due_at = :after_due AND id > :after_id ORDER BY id LIMIT :limit)"
+    " UNION ALL"
+    f" SELECT * FROM ({_WAITING} AND due_at > :after_due AND due_at <= :now ORDER BY due_at, id LIMIT :limit)"
+    " LIMIT :limit)"
 )
 _NEXT_MAX = 1_000
 _ids = msgspec.json.Decoder(list[int]).decode
@@ -40,7 +42,15 @@ def claim(
         moved = False
         while len(chosen) < limit:
             want = min(limit - len(chosen), _NEXT_MAX)
-            text, last_due_at = db.execute(_NEXT, (flow, priority, now, due_at, id, want)).fetchone()
+            asked = {
+                "flow": flow,
+                "priority": priority,
+                "now": now,
+                "after_due": due_at,
+                "after_id": id,
+                "limit": want,
+            }
+            text, last_due_at = db.execute(_NEXT, asked).fetchone()
             page = _ids(text)
             if not page:
                 break
@@ -158,10 +168,12 @@ def recover(db: sqlite3.Connection) -> list[Claim]:
 def schedule(db: sqlite3.Connection, name: str, definition: str, now: float) -> ScheduleState:
     db.execute("BEGIN IMMEDIATE")
     db.execute(
-        "INSERT INTO schedule (name, definition, generation, anchor, paused) VALUES (?1, ?2, 1, ?3, 0)"
-        " ON CONFLICT (name) DO UPDATE SET definition = ?2, generation = generation + 1, anchor = ?3"
-        " WHERE definition != ?2",
-        (name, definition, now),
+        "INSERT INTO schedule (name, definition, generation, anchor, paused)"
+        " VALUES (:name, :definition, 1, :now, 0)"
+        " ON CONFLICT (name) DO UPDATE"
+        " SET definition = :definition, generation = generation + 1, anchor = :now"
+        " WHERE definition != :definition",
+        {"name": name, "definition": definition, "now": now},
     )
     row = db.execute(f"SELECT {SCHEDULE} FROM schedule WHERE name = ?", (name,)).fetchone()
     db.execute("COMMIT")

@@ -66,14 +66,16 @@ def gather(transaction: Transaction, write: ChunkDone) -> Applied:
         return PLAIN
     ended, children, there, live = transaction.db.execute(
         "SELECT count(*), CAST(group_concat(child, ',') AS BLOB),"
-        "  (SELECT count(*) FROM invocation WHERE job = ?1 AND stage = ?5 AND idx = ?6),"
-        "  (SELECT status NOT IN ('succeeded', 'failed', 'cancelled') FROM job WHERE id = ?1)"
+        "  (SELECT count(*) FROM invocation WHERE job = :job AND stage = :above AND idx = :parent),"
+        "  (SELECT status NOT IN ('succeeded', 'failed', 'cancelled') FROM job WHERE id = :job)"
         " FROM (SELECT CASE WHEN status != 2 THEN NULL WHEN result_ref IS NOT NULL THEN json_object('ref',"
         " result_ref)"
         "   WHEN coalesce(length(result), 0) = 0 THEN 'null' ELSE CAST(result AS TEXT) END AS child"
-        "  FROM invocation WHERE job = ?1 AND stage = ?2 AND idx BETWEEN ?3 AND ?4 AND status IN (2, 3)"
+        "  FROM invocation WHERE job = :job AND stage = :stage AND idx BETWEEN :first AND :last"
+        "   AND status IN (2, 3)"
         " ORDER BY idx)",
-        (invocation.job, invocation.stage, *group, parent.stage, parent.index),
+        {"job": invocation.job, "stage": invocation.stage, "first": group[0], "last": group[1],
+         "above": parent.stage, "parent": parent.index},
     ).fetchone()  # fmt: skip
     if ended != group[1] - group[0] + 1 or there:
         return PLAIN
@@ -184,15 +186,16 @@ def _remove(transaction: Transaction, job: int, where: str, values: tuple[Any, .
 def _cancel(transaction: Transaction, job: int, at: float, *, only: int | None = None) -> None:
     """End the job's unclaimed waiting invocations, or one of them, as cancelled."""
     free = (
-        "job = ?1 AND status = 0 AND (?2 IS NULL OR id = ?2) AND id NOT IN (SELECT value FROM json_each(?3))"
+        "job = :job AND status = 0 AND (:only IS NULL OR id = :only)"
+        " AND id NOT IN (SELECT value FROM json_each(:held))"
     )
-    scope = (job, only, _held(transaction, job))
+    scope = {"job": job, "only": only, "held": _held(transaction, job), "at": at, "error": _CANCELLED_ERROR}
     counts = f"SELECT function, count(*) FROM invocation WHERE {free} GROUP BY function"
     for function, count in transaction.db.execute(counts, scope).fetchall():
         transaction.tally.add(function, CANCELLED, count)
     transaction.db.execute(
-        f"UPDATE invocation SET status = 4, ended_at = ?4, error = ?5 WHERE {free}",
-        (*scope, at, _CANCELLED_ERROR),
+        f"UPDATE invocation SET status = 4, ended_at = :at, error = :error WHERE {free}",
+        scope,
     )
 
 

@@ -174,11 +174,11 @@ def priorities(db: sqlite3.Connection, flow: str) -> list[int]:
         priority
         for [priority] in db.execute(
             "WITH RECURSIVE p(priority) AS (SELECT max(priority) FROM invocation WHERE status = 0 AND flow"
-            " = ?1"
-            " UNION ALL SELECT (SELECT max(i.priority) FROM invocation i WHERE i.status = 0 AND i.flow = ?1"
+            " = :flow UNION ALL"
+            " SELECT (SELECT max(i.priority) FROM invocation i WHERE i.status = 0 AND i.flow = :flow"
             " AND i.priority < p.priority) FROM p WHERE p.priority IS NOT NULL)"
             " SELECT priority FROM p WHERE priority IS NOT NULL",
-            (flow,),
+            {"flow": flow},
         )
     ]
 

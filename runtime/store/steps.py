@@ -204,8 +204,8 @@ def fired(transaction: Transaction, write: Fired, now: float) -> Applied:
     if oldest is not None:
         db.execute("DELETE FROM fired WHERE schedule = ? AND due_at < ?", (write.schedule, oldest[0]))
     db.execute(
-        "UPDATE schedule SET last_due_at = max(coalesce(last_due_at, ?1), ?1) WHERE name = ?2",
-        (write.due_at, write.schedule),
+        "UPDATE schedule SET last_due_at = max(coalesce(last_due_at, :due), :due) WHERE name = :name",
+        {"due": write.due_at, "name": write.schedule},
     )
     return PLAIN
 

@@ -36,15 +36,18 @@ _SETTLE_PLAIN = (
     " result = v.column6, error = NULL FROM (VALUES {rows}) AS v WHERE id = v.column1"
 )
 _SETTLE = (
-    "UPDATE invocation SET status = ?2, attempts = ?3, started_at = ?4, ended_at = ?5, result = ?6,"
-    " result_ref = ?7,"
-    " error = ?8 WHERE id = ?1"
+    "UPDATE invocation SET status = v.column2, attempts = v.column3, started_at = v.column4, ended_at ="
+    " v.column5, result = v.column6, result_ref = v.column7, error = v.column8"
+    " FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?)) AS v WHERE id = v.column1"
 )
 _RETRY = (
-    "UPDATE invocation SET status = 0, attempts = ?2, due_at = ?3, error = ?4, node = NULL, started_at = NULL"
-    " WHERE id = ?1"
+    "UPDATE invocation SET status = 0, attempts = v.column2, due_at = v.column3, error = v.column4,"
+    " node = NULL, started_at = NULL FROM (VALUES (?, ?, ?, ?)) AS v WHERE id = v.column1"
 )
-_MARK = "UPDATE invocation SET status = 1, node = ?2, started_at = ?3 WHERE id = ?1"
+_MARK = (
+    "UPDATE invocation SET status = 1, node = v.column2, started_at = v.column3"
+    " FROM (VALUES (?, ?, ?)) AS v WHERE id = v.column1"
+)
 _COUNT = (
     "INSERT INTO counter (function, accepted, succeeded, dead, cancelled, deduplicated) VALUES (?, ?, ?, ?,"
     " ?, ?)"
@@ -283,11 +286,11 @@ class Transaction:
         self.tally.add(invocation.function, status - 1)
         if write.error is None and write.result_ref is None:
             self._settles_plain += (
-                invocation.id, int(status), claim.attempt, write.started_at or None, now, write.result,
+                invocation.id, int(status), write.attempts, write.started_at or None, now, write.result,
             )  # fmt: skip
         else:
             self._settles.append(
-                (invocation.id, int(status), claim.attempt, write.started_at or None, now, write.result,
+                (invocation.id, int(status), write.attempts, write.started_at or None, now, write.result,
                  write.result_ref, text_of(write.error))
             )  # fmt: skip
 
