@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import structlog
 
 from headrace.runtime.api.answers import check_json, outcome_error
+from headrace.runtime.api.calls import INLINE_PAYLOAD_BYTES
 from headrace.runtime.client.answer import WaitTimeout
 from headrace.runtime.client.backend import Answer, Stream, SubmitOptions
 from headrace.runtime.client.client import Client
@@ -27,6 +28,7 @@ from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Applied, Put
 from headrace.runtime.node import Node, configure_log, function_defaults
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Ended
 from headrace.runtime.settings import Settings
@@ -38,8 +40,6 @@ UNSENT_MAX = 50_000
 
 TURN_MAX = 2_000
 """Submitted invocations taken in one turn of the loop, so that results are not held up by a long burst."""
-
-INLINE_PAYLOAD_BYTES = 256 << 10
 
 
 class EmbeddedNode:
@@ -247,7 +247,7 @@ class NodeBackend:
             if len(payload) > limit:
                 raise PayloadTooLarge(len(payload), limit)
             if len(payload) > INLINE_PAYLOAD_BYTES:
-                ref = f"s3://headrace-system/payloads/{show_id(node.ids.next())}.json"
+                ref = f"s3://{SYSTEM_BUCKET}/payloads/{show_id(node.ids.next())}.json"
                 await node.in_thread(node.objects.put, *parse_object_url(ref), payload)
             put = dispatcher.prepare(
                 name,

@@ -38,6 +38,7 @@ from headrace.runtime.model.ids import Ids, show_id
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
 from headrace.runtime.model.write import Write
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import open_store, parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
@@ -55,7 +56,6 @@ EXPIRE_S = 60.0
 RELOAD_QUIET_S = 0.05
 LOADER = "headrace.runtime.loading:load"
 CLIENT = "headrace.runtime.client:worker_client"
-SYSTEM_BUCKET = "headrace-system"
 
 _log = structlog.get_logger("headrace")
 

@@ -36,6 +36,7 @@ from headrace.runtime.errors import (
 )
 from headrace.runtime.model.ids import read_id, show_id
 from headrace.runtime.model.invocation import Record, Status
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Ended
 from headrace.runtime.trigger import HttpCall
@@ -47,7 +48,6 @@ GATHER_MAX_S = 0.05
 """How long an answer is held for others to end, in seconds: for each id asked about, and at the most."""
 WAIT_ANSWER_BYTES = 8 << 20
 """How much of results one answer to a wait holds, give or take one result."""
-SYSTEM_BUCKET = "headrace-system"
 _INVOCATION_ID = b"headrace-invocation-id"
 _STATUS = {status: status.name.lower() for status in Status}
 

@@ -31,6 +31,7 @@ from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import ENDED
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Redrive
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.objects.url import parse_object_url
 
@@ -713,8 +714,8 @@ def _number(text: str | None, name: str) -> float:
 
 def _bucket(request: Request) -> str:
     bucket: str = request.path_params["bucket"]
-    if bucket == "headrace-system":
-        raise Forbidden("the bucket headrace-system is the node's own")
+    if bucket == SYSTEM_BUCKET:
+        raise Forbidden(f"the bucket {SYSTEM_BUCKET} is the node's own")
     return bucket
 
 

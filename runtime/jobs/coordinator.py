@@ -38,6 +38,7 @@ from headrace.runtime.model.write import (
     Settle,
     Write,
 )
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Dispatcher
@@ -48,7 +49,6 @@ INLINE_RESULT_BYTES = 256 << 10
 RETRY_S = 1.0
 JOB_AGE_S = 366 * 86_400.0
 """A job's invocations do not expire as events do: a long job's last chunk may rightly wait for days."""
-SYSTEM_BUCKET = "headrace-system"
 
 
 class Coordinator:

@@ -19,13 +19,12 @@ from headrace.runtime.jobs.plan import plan, plan_items, read_items
 from headrace.runtime.jobs.reduce import all_results, fold
 from headrace.runtime.jobs.source import ObjectSource
 from headrace.runtime.jobs.split import Items, Split
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.result import encode_result
 
 INLINE_BYTES = 16 << 10
 """A chunk's result up to this size travels in the store; a larger one is an object."""
-
-SYSTEM_BUCKET = "headrace-system"
 
 
 class JobCode:

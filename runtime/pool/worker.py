@@ -23,6 +23,7 @@ import msgspec
 
 from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPayload
 from headrace.runtime.model.ids import show_id
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.pool import capture, limits, process
 from headrace.runtime.pool.code import Entry, Setup, plain_streams, show_log_records
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
@@ -45,7 +46,6 @@ from headrace.runtime.pool.result import encode_result
 FLUSH_AFTER_S = 0.001
 RESULT_BYTES_INLINE = 256 << 10
 RESULT_BYTES_MAX = FRAME_BYTES_MAX - (4 << 20)
-SYSTEM_BUCKET = "headrace-system"
 _RECEIVE_BYTES = 128 << 10
 
 # An array of msgpack whose length is the four bytes that follow: results are encoded one by one and sent as
