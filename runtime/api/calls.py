@@ -263,8 +263,8 @@ class Calls:
         self, function: str, payload: bytes, key: str | None, **options: Any
     ) -> tuple[str, bytes | HeadraceError]:
         """A synchronous call with an idempotency key, or of a function whose limit all nodes share: accepted
-        like any other, then waited for. Its id, and the result or how it failed. Raises InProgress when it has
-        not ended in time.
+        like any other, then waited for. Its id, and the result or how it failed. Raises InProgress when it
+        has not ended in time.
         """
         spec = self._services.dispatcher.spec(function)
         id = await self.enqueue(function, payload, idempotency_key=key, **options)
