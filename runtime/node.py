@@ -55,7 +55,6 @@ from headrace.runtime.trigger import Source, Trigger, TriggerContext
 
 THREADS = 8
 FLUSH_S = 0.2
-EXPIRE_S = 60.0
 RELOAD_QUIET_S = 0.05
 LOADER = "headrace.runtime.loading:load"
 CLIENT = "headrace.runtime.client:worker_client"
@@ -559,7 +558,7 @@ class Node:
     async def _expire(self) -> None:
         kept = self.settings.kept
         while True:
-            await self.clock.sleep(EXPIRE_S)
+            await self.clock.sleep(kept.every_s)
             assert self._store is not None
             now = self.clock.now()
             try:
