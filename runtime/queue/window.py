@@ -6,7 +6,7 @@ bytes; everything else waits in the store.
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace.runtime.clock import Clock
@@ -70,13 +70,18 @@ class Window:
             return 0
         return self._limit(flow) - flow.held - flow.coming
 
-    def take(self, claim: Claim) -> None:
-        """Hold a claim ready."""
-        invocation = claim.invocation
-        lane = self.lane(self.flow(invocation.flow, invocation.function), invocation.priority)
-        lane.ready.append(claim)
-        if not lane.active:
-            self.rotation.offer(lane)
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Hold claims ready, in this order."""
+        lane: Lane | None = None
+        flow, priority = "", 0
+        for claim in claims:
+            invocation = claim.invocation
+            if lane is None or invocation.flow != flow or invocation.priority != priority:
+                flow, priority = invocation.flow, invocation.priority
+                lane = self.lane(self.flow(flow, invocation.function), priority)
+            lane.ready.append(claim)
+            if not lane.active:
+                self.rotation.offer(lane)
 
     def waits(self, flow: Flow, *, priority: int, due_at: float) -> None:
         """Something of the flow waits in the store, claimed by nobody."""
