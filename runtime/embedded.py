@@ -9,7 +9,8 @@ import asyncio
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import urlencode
@@ -178,14 +179,24 @@ class NodeBackend:
 
     def submit(self, name: str, payload: bytes, *, options: SubmitOptions, future: InvocationFuture) -> None:
         """See Backend."""
+        self._put(((name, payload, options, future),))
+
+    def submit_many(
+        self, name: str, payloads: Sequence[bytes], *, futures: Sequence[InvocationFuture]
+    ) -> None:
+        """See Backend."""
+        self._put([(name, *item) for item in zip(payloads, repeat(PLAIN), futures, strict=False)])
+
+    def _put(self, items: Sequence[tuple[str, bytes, SubmitOptions, InvocationFuture]]) -> None:
         inbox = self._inbox
         while len(inbox) >= UNSENT_MAX and not self._closed:
             self._blocked += 1
             self._room.acquire(timeout=1.0)
         if self._closed:
-            future.failed(NodeStopping("the node has stopped"))
+            for item in items:
+                item[3].failed(NodeStopping("the node has stopped"))
             return
-        inbox.append((name, payload, options, future))
+        inbox.extend(items)
         if not self._awake:
             self._awake = True
             self._loop.call_soon_threadsafe(self._take)
@@ -240,11 +251,12 @@ class NodeBackend:
                     dispatcher.forget(put.invocation.id)
                     del waiting[put.invocation.id]
                     future.failed(result)
-                return
+
+        def on_disk() -> None:
             for put, future in zip(puts, futures, strict=True):
                 future.accepted(put.invocation.id)
 
-        dispatcher.submit(puts, done, now=now)
+        dispatcher.submit(puts, done, now=now, on_disk=on_disk)
 
     async def _take_alone(
         self, name: str, payload: bytes, options: SubmitOptions, future: InvocationFuture

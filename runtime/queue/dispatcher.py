@@ -270,12 +270,13 @@ class Dispatcher:
         *,
         before: Sequence[Write] = (),
         now: float | None = None,
+        on_disk: Callable[[], None] | None = None,
     ) -> None:
         """Record new invocations, all or none, after the writes in `before`; `done` gets one Applied for each
         of `puts`.
 
         With a refusal each of them carries it. What is due is claimed in the same step, and dispatched as
-        soon as it is durable.
+        soon as it is durable. `on_disk` is as in `QueueStore.submit`.
         """
         if now is None:
             now = self._clock.now()
@@ -315,7 +316,7 @@ class Dispatcher:
                     window.refill(flow)
             done(result)
 
-        self._store.submit([*before, *puts] if before else puts, committed, now=now)
+        self._store.submit([*before, *puts] if before else puts, committed, now=now, on_disk=on_disk)
 
     async def accept(self, puts: list[Put], *, before: Sequence[Write] = ()) -> list[Applied]:
         """`submit`, awaited. Raises the refusal when there was one."""
