@@ -15,11 +15,12 @@ from typing import Any
 
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import calls, jobsteps, reads, steps
+from headrace.runtime.store import audit, calls, jobsteps, reads, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
@@ -243,6 +244,16 @@ class SqliteStore:
 
     async def pause_schedule(self, name: str, *, paused: bool) -> None:
         await self._writer.call(lambda db: calls.pause_schedule(db, name, paused))
+
+    # ---- audits ----
+
+    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
+        return await self._readers.ask_long(lambda db: audit.audit(db, function=function, limit=limit))
+
+    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
+        return await self._readers.ask_long(
+            lambda db: audit.references(db, jobs=jobs, after=after, limit=limit)
+        )
 
     # ---- within ----
 
