@@ -561,7 +561,7 @@ class Node:
                 self._report("what is out of date could not be removed", {"error": str(error)})
 
     async def _collect(self) -> None:
-        """Remove the objects of the system bucket that no row names, as attempts leave them that were lost."""
+        """Remove the objects of the system bucket that no row names: lost attempts leave them."""
         while True:
             await self.clock.sleep(COLLECT_S)
             assert self._store is not None

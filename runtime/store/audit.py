@@ -2,9 +2,9 @@
 
 Imports the floor and its own room. The statements are a subset that SQLite and PostgreSQL share, over
 anything with `execute(sql, values)` whose placeholders are `?`. Whoever calls begins the snapshot. Rows are
-read once, in ranges of ids: each range is one statement that gives every row a number whose bits are the rules
-that it breaks, and counts rows by function, status and that number; so memory is bounded by the number of
-functions, and nothing is fetched row by row but what is wrong.
+read once, in ranges of ids: each range is one statement that gives every row a number whose bits are the
+rules that it breaks, and counts rows by function, status and that number; so memory is bounded by the number
+of functions, and nothing is fetched row by row but errors and what is wrong.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ ID_TIME_SLACK_S = 86_400.0
 """How far an id's own time may be from the moment of acceptance: clocks jump by hours, not by days."""
 
 ATTEMPTS_MAX = 1_000_000
-"""The store does not know what a function declares, and a lost node spends an attempt whatever it declares."""
+"""The store does not know what a function declares, and a lost node spends an attempt all the same."""
 
 _PAGE = 500
 
@@ -205,7 +205,7 @@ def _read_counters(db: Database, found: Audit, function: str | None) -> None:
 
 def _balance(names: _Names, function: str, book: Book) -> None:
     """The equations of one function's books."""
-    hint = "Rows were removed, added or changed outside of Headrace: " + _WRITER
+    hint = "Rows were removed, added or changed by hand. " + _WRITER
     lost = book.accepted - book.waiting - book.running - book.succeeded - book.dead - book.cancelled
     if lost or book.other:
         parts = " + ".join(f"{part} {getattr(book, part)}" for part in PARTS)

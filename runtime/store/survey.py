@@ -34,9 +34,9 @@ InThread = Callable[..., Awaitable[Any]]
 
 
 class Objects(msgspec.Struct, kw_only=True):
-    """What a survey found: references `checked`, those of the system bucket whose object is `missing`, those
-    of other buckets, whose objects are the user's to remove, that are `gone`, and objects of the system bucket
-    that are `unreferenced`, some of them by name.
+    """What a survey found: references `checked`; those whose object is `missing` from the system bucket, or
+    `gone` from another one, where it was the user's to remove; and objects of the system bucket that are
+    `unreferenced`, some of them by name.
     """
 
     checked: int = 0

@@ -19,8 +19,8 @@ NAMED_MAX = 100
 
 
 class Verdict(msgspec.Struct, kw_only=True):
-    """What a verification showed. `balanced` is whether there is no problem at all; `found` counts problems by
-    check, of which `problems` names some; `objects` is None where they were not looked at. `at` is when it
+    """What a verification showed. `balanced` is whether there is no problem at all; `found` counts problems
+    by check, of which `problems` names some; `objects` is None where they were not looked at. `at` is when it
     began, in epoch seconds.
     """
 
