@@ -58,8 +58,7 @@ class Problem(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Audit(msgspec.Struct, kw_only=True):
-    """What one snapshot of a store showed. `found` counts by check all that break it; `problems` names some.
-    """
+    """What one snapshot of a store showed. `found` counts by check, `problems` names some."""
 
     books: dict[str, Book] = msgspec.field(default_factory=dict)
     problems: list[Problem] = msgspec.field(default_factory=list)
