@@ -56,9 +56,9 @@ def fill(node: Serving) -> None:
     assert [future.result(timeout=20) for future in done] == [1, 2, large]
     failed = client.submit("shop.fail", 1)
     assert failed.exception(timeout=20) is not None
-    client.submit("shop.never", 1).id(timeout=20)
+    client.submit("shop.never", 1).wait_accepted(20)
     job = client.submit_job("shop.total", [1, 2, 3])
-    assert job.result(timeout=20) == 6
+    assert job.result(20) == 6
 
 
 def verify(node: Serving, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -133,7 +133,7 @@ def test_damage_by_hand_is_named_row_by_row(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(CODE)
     with serving(tmp_path / "shop.py", folder=tmp_path, workers=1) as node:
         fill(node)
-        node.client.submit("shop.never", 2).id(timeout=20)
+        node.client.submit("shop.never", 2).wait_accepted(20)
         node.kill()
     here = Damaged(node.data)
     assert here.problems() == []
