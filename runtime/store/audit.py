@@ -7,7 +7,7 @@ rules that it breaks, and counts rows by function, status and that number; so me
 of functions, and nothing is fetched row by row but errors and what is wrong.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -35,7 +35,7 @@ class Rows(Protocol):
 
     def fetchone(self) -> Any: ...
     def fetchall(self) -> Any: ...
-    def fetchmany(self, size: int, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class Database(Protocol):
@@ -126,6 +126,7 @@ _NO_PARTS = (
     "SELECT id, function, chunks FROM job WHERE ended_at IS NULL AND chunks > 0"
     " AND NOT EXISTS (SELECT 1 FROM invocation WHERE invocation.job = job.id AND invocation.stage = 0)"
 )
+_JOB_PAGE = f"SELECT {JOB} FROM job WHERE id > ? ORDER BY id LIMIT ?"
 _KEYS = (
     'SELECT i.function, i."key", i.invocation FROM idempotency i JOIN invocation v ON v.id = i.invocation'
     ' WHERE v.function <> i.function OR v.idempotency_key IS NULL OR v.idempotency_key <> i."key"'
@@ -285,26 +286,24 @@ def shown(id: int) -> str:
 
 
 def _read_errors(db: Database, names: _Names, errors: str, scope: Sequence[Any]) -> None:
-    rows = db.execute(errors, scope)
-    while page := rows.fetchmany(_PAGE):
-        for id, function, status, text in page:
-            try:
-                error = json_decode(text)
-            except (msgspec.DecodeError, UnicodeError):
-                error = None
-            if not isinstance(error, dict) or not isinstance(error.get("code"), str):
-                message = "its error is not readable"
-                names.add("error", message, _SHOW + _WRITER, function=function, id=shown(id))
-            elif status == 3 and error["code"] == "cancelled":
-                message = "it is dead, but its error says that it was cancelled"
-                names.add("error", message, _SHOW + _WRITER, function=function, id=shown(id))
+    for id, function, status, text in db.execute(errors, scope):
+        try:
+            error = json_decode(text)
+        except (msgspec.DecodeError, UnicodeError):
+            error = None
+        if not isinstance(error, dict) or not isinstance(error.get("code"), str):
+            message = "its error is not readable"
+            names.add("error", message, _SHOW + _WRITER, function=function, id=shown(id))
+        elif status == 3 and error["code"] == "cancelled":
+            message = "it is dead, but its error says that it was cancelled"
+            names.add("error", message, _SHOW + _WRITER, function=function, id=shown(id))
 
 
 # ---- jobs and the rest ----
 
 
 def _read_jobs(db: Database, names: _Names) -> None:
-    for job, stage, there, places, last, known, function, chunks, ended_at in _each(db, _PARTS):
+    for job, stage, there, places, last, known, function, chunks, ended_at in db.execute(_PARTS):
         id = show_id(job)
         if known is None:
             message = f"stage {stage} has {there} invocations of this job, but the job has no row"
@@ -317,11 +316,14 @@ def _read_jobs(db: Database, names: _Names) -> None:
         if stage == 0 and (last >= chunks or (ended_at is None and there != chunks)):
             message = f"the job has {chunks} chunks, but {there} invocations of its map, the last at {last}"
             names.add("job_chunks", message, hint, function=function, id=id)
-    for id, function, chunks in _each(db, _NO_PARTS):
+    for id, function, chunks in db.execute(_NO_PARTS):
         message = f"the job has {chunks} chunks, but no invocation of its map"
         names.add("job_chunks", message, _WRITER, function=function, id=show_id(id))
-    for row in _each(db, f"SELECT {JOB} FROM job"):
-        _read_job(names, row)
+    after = -(1 << 63)
+    while page := db.execute(_JOB_PAGE, (after, _PAGE)).fetchall():
+        for row in page:
+            _read_job(names, row)
+        after = page[-1][0]
 
 
 def _read_job(names: _Names, row: Sequence[Any]) -> None:
@@ -341,18 +343,12 @@ def _read_job(names: _Names, row: Sequence[Any]) -> None:
 
 
 def _read_others(db: Database, names: _Names) -> None:
-    for function, key, invocation in _each(db, _KEYS):
+    for function, key, invocation in db.execute(_KEYS):
         message = f"its idempotency key {key!r} leads to {shown(invocation)}, which was not accepted with it"
         names.add("idempotency", message, _WRITER, function=function, id=shown(invocation))
-    for trigger, bucket, key, size in _each(db, _LEDGER):
+    for trigger, bucket, key, size in db.execute(_LEDGER):
         message = f"trigger {trigger!r} remembers s3://{bucket}/{key} of {size} bytes: no such object can be"
         names.add("ledger", message, _WRITER, id=f"s3://{bucket}/{key}")
-
-
-def _each(db: Database, sql: str) -> Iterable[Any]:
-    rows = db.execute(sql)
-    while page := rows.fetchmany(_PAGE):
-        yield from page
 
 
 # ---- references ----

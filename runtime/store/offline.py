@@ -6,19 +6,14 @@ takes the lock, so that no node starts meanwhile, and changes nothing.
 
 import asyncio
 import sqlite3
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from headrace.runtime.errors import DataDamaged, DataTooNew, InvalidSettings
 from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.store import audit
 from headrace.runtime.store.holder import Holder
-from headrace.runtime.store.reads import read_long
+from headrace.runtime.store.longread import LongReader
 from headrace.runtime.store.version import SCHEMA
-
-T = TypeVar("T")
 
 
 class OfflineStore:
@@ -27,6 +22,7 @@ class OfflineStore:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._holder = Holder(self.path.with_name(self.path.name + ".lock"))
+        self._long = LongReader(self.path)
 
     async def start(self) -> None:
         """Take the lock and look at the schema.
@@ -38,27 +34,21 @@ class OfflineStore:
             raise InvalidSettings(f"there is no database at {self.path}", "Name the data folder with --data.")
         await self._holder.take()
         try:
-            await self._ask(self._check)
+            await self._long.ask(self._check)
         except BaseException:
             self._holder.drop()
             raise
 
     async def stop(self) -> None:
         """Give the lock up."""
+        await asyncio.to_thread(self._long.stop)
         self._holder.drop()
 
     async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
-        return await self._ask(lambda db: audit.audit(db, function=function, limit=limit))
+        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
 
     async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
-        return await self._ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
-
-    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        unwanted = threading.Event()
-        try:
-            return await asyncio.to_thread(read_long, self.path, question, unwanted)
-        finally:
-            unwanted.set()
+        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     def _check(self, db: sqlite3.Connection) -> None:
         tables = {name for [name] in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -5,7 +5,6 @@ runs them on a small pool of threads.
 """
 
 import asyncio
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -25,8 +24,6 @@ from headrace.runtime.store.writer import fault
 T = TypeVar("T")
 
 THREADS = 2
-_LOOK_EVERY = 100_000  # steps of SQLite's machine: a few milliseconds
-_LONG_CACHE_KIB = 16 << 10
 _FLOWS_MAX = 1_000
 _OLDEST_OF = 200
 
@@ -41,38 +38,16 @@ class Readers:
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             THREADS, thread_name_prefix="headrace-read"
         )
-        self._long_pool = ThreadPoolExecutor(1, thread_name_prefix="headrace-audit")
-        self._unwanted: set[threading.Event] = set()
 
     async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         if self._pool is None:
             raise StoreUnavailable("the store is stopped")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, question)
 
-    async def ask_long(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """`ask` for what reads very much: one at a time, on a thread and connection of their own, inside one
-        snapshot. It is broken off when the caller is cancelled, and with StoreUnavailable by `stop`.
-        """
-        if self._pool is None:
-            raise StoreUnavailable("the store is stopped")
-        unwanted = threading.Event()
-        self._unwanted.add(unwanted)
-        answer = asyncio.get_running_loop().run_in_executor(
-            self._long_pool, self._answer_long, question, unwanted
-        )
-        try:
-            return await answer
-        finally:
-            unwanted.set()
-            self._unwanted.discard(unwanted)
-
     def stop(self) -> None:
-        """Wait for what was asked, then close. Blocks for as long as the longest short read takes."""
+        """Wait for what was asked, then close. Blocks for as long as the longest read takes."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
-            for unwanted in tuple(self._unwanted):
-                unwanted.set()
-            self._long_pool.shutdown(wait=True)
             pool.shutdown(wait=True)
             for db in self._opened:
                 db.close()
@@ -81,39 +56,15 @@ class Readers:
         try:
             db: sqlite3.Connection | None = getattr(self._own, "db", None)
             if db is None:
-                self._own.db = db = open_reader(self._path)
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                db = sqlite3.connect(
+                    uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
+                )
+                self._own.db = db
                 self._opened.append(db)
             return question(db)
         except sqlite3.Error as error:
             raise fault(error, str(self._path)) from error
-
-    def _answer_long(self, question: Callable[[sqlite3.Connection], T], unwanted: threading.Event) -> T:
-        if unwanted.is_set():
-            raise StoreUnavailable("the store is stopped")
-        return read_long(self._path, question, unwanted)
-
-
-def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that can only read."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
-
-
-def read_long(path: Path, question: Callable[[sqlite3.Connection], T], unwanted: threading.Event) -> T:
-    """What `question` answers from one snapshot on a connection of its own, until it is `unwanted`."""
-    try:
-        with contextlib.closing(open_reader(path)) as db:
-            db.execute(f"PRAGMA cache_size = -{_LONG_CACHE_KIB}")
-            db.set_progress_handler(unwanted.is_set, _LOOK_EVERY)
-            db.text_factory = _readable  # a damaged text is to be reported, not to end the reading
-            db.execute("BEGIN")
-            return question(db)
-    except sqlite3.Error as error:
-        raise fault(error, str(path)) from error
-
-
-def _readable(text: bytes) -> str:
-    return text.decode("utf-8", "backslashreplace")
 
 
 # ---- invocations ----

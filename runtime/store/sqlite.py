@@ -23,6 +23,7 @@ from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.store import audit, calls, jobsteps, reads, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.holder import Holder
+from headrace.runtime.store.longread import LongReader
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
 from headrace.runtime.store.reads import Readers
 from headrace.runtime.store.version import SCHEMA
@@ -56,6 +57,7 @@ class SqliteStore:
         self._claims = Claims()
         self._db: sqlite3.Connection | None = None
         self._running: tuple[Writer, Readers] | None = None
+        self._long = LongReader(self.path)
 
     # ---- life ----
 
@@ -70,6 +72,7 @@ class SqliteStore:
             self._holder.drop()
             raise
         self._running = (writer, Readers(self.path))
+        self._long = LongReader(self.path)
         writer.start()
 
     async def stop(self) -> None:
@@ -77,6 +80,7 @@ class SqliteStore:
             return
         (writer, readers), self._running = self._running, None
         await writer.stop()
+        await asyncio.to_thread(self._long.stop)
         await asyncio.to_thread(readers.stop)
         if self._db is not None:
             await asyncio.to_thread(self._db.close)
@@ -259,12 +263,10 @@ class SqliteStore:
     # ---- audits ----
 
     async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
-        return await self._readers.ask_long(lambda db: audit.audit(db, function=function, limit=limit))
+        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
 
     async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
-        return await self._readers.ask_long(
-            lambda db: audit.references(db, jobs=jobs, after=after, limit=limit)
-        )
+        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 

@@ -161,7 +161,7 @@ async def test_a_store_that_stops_breaks_off_what_is_read(place: Place) -> None:
         reading.set()
         db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
 
-    asked = asyncio.create_task(place.store._readers.ask_long(forever))
+    asked = asyncio.create_task(place.store._long.ask(forever))
     await asyncio.to_thread(reading.wait, 10)
     await place.store.stop()
     with pytest.raises(StoreUnavailable):
@@ -178,7 +178,7 @@ async def test_a_caller_that_leaves_breaks_off_what_is_read(place: Place) -> Non
         finally:
             ended.set()
 
-    asked = asyncio.create_task(place.store._readers.ask_long(forever))
+    asked = asyncio.create_task(place.store._long.ask(forever))
     await asyncio.to_thread(reading.wait, 10)
     asked.cancel()
     assert await asyncio.to_thread(ended.wait, 10)
