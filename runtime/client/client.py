@@ -210,7 +210,7 @@ class Client:
         """Whether nothing that was accepted is unaccounted for: `{"balanced", "total", "functions",
         "problems", "found", "objects", "checked_rows", "at", "seconds"}`.
 
-        Reads every row, which takes a second or two for each million.
+        Reads every row, which takes a few seconds for each million.
 
         Args:
             objects: also ask for every object that a row names.

@@ -36,7 +36,7 @@ class OfflineStore:
         try:
             await self._long.ask(self._check)
         except BaseException:
-            self._holder.drop()
+            await self.stop()
             raise
 
     async def stop(self) -> None:
