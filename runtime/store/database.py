@@ -50,6 +50,9 @@ class Dialect:
     alone: str | None
     """A query whose only value is true when no other transaction is past it; it takes a number. None where
     nobody else writes."""
+    groups: str | None
+    """A statement that holds locks by names, a list in order, until the transaction ends; None where nobody
+    else writes."""
     position: str
     """The function of (text, part) that gives where the part begins in the text, 0 when it does not."""
     children: str
@@ -80,6 +83,7 @@ SQLITE = Dialect(
     skip="",
     share="",
     alone=None,
+    groups=None,
     position="instr",
     children=(
         "CAST(group_concat(CASE WHEN status != 2 THEN NULL"
@@ -98,6 +102,7 @@ POSTGRESQL = Dialect(
     skip=" FOR UPDATE SKIP LOCKED",
     share=" FOR SHARE",
     alone="SELECT pg_try_advisory_xact_lock(?)",
+    groups="SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest(?::text[]) AS names(name)",
     position="strpos",
     children=(
         "string_agg(CASE WHEN status != 2 THEN NULL"
@@ -135,8 +140,8 @@ class Database(Protocol):
 
 def counted(db: Database, change: str, where: str, columns: str, values: Values) -> list[Any]:
     """Run `change`, an UPDATE or DELETE of table `invocation` without its WHERE, where `where` holds, and
-    count what it changed: rows of `columns`, which it does not set, and a number. `values` are those of
-    `where` first when they are a sequence; `change` then has none.
+    count what it changed: rows of `columns`, which an UPDATE must not set, and a number. `values` by
+    position are those of `where` alone.
     """
     if db.dialect.returning:
         return db.execute(

@@ -3,7 +3,7 @@
 Imports the floor and its own room. Each database has its own Transaction; the steps are the same for both.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from headrace.runtime.errors import HeadraceError, LeaseLost
@@ -40,7 +40,7 @@ class Recording(Protocol):
     def is_claimed(self, id: int) -> bool:
         """Whether a claim that is no column of the row (SQLite's, in memory) holds the invocation."""
 
-    def claimed_of_job(self, job: int) -> Iterable[int]:
+    def claimed_of_job(self, job: int) -> Sequence[int]:
         """The invocations of a job with a claim that is no column of the row; none on PostgreSQL."""
 
     def drop_claim(self, id: int) -> None:
