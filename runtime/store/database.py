@@ -53,6 +53,8 @@ class Dialect:
     groups: str | None
     """A statement that holds locks by names, a list in order, until the transaction ends; None where nobody
     else writes."""
+    waiting: str
+    """A condition that an index serves: the invocation waits. PostgreSQL's leaves out what is claimed."""
     position: str
     """The function of (text, part) that gives where the part begins in the text, 0 when it does not."""
     children: str
@@ -84,6 +86,7 @@ SQLITE = Dialect(
     share="",
     alone=None,
     groups=None,
+    waiting="status = 0",
     position="instr",
     children=(
         "CAST(group_concat(CASE WHEN status != 2 THEN NULL"
@@ -103,6 +106,7 @@ POSTGRESQL = Dialect(
     share=" FOR SHARE",
     alone="SELECT pg_try_advisory_xact_lock(?)",
     groups="SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest(?::text[]) AS names(name)",
+    waiting="status = 0 AND node IS NULL",
     position="strpos",
     children=(
         "string_agg(CASE WHEN status != 2 THEN NULL"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import Job, JobCounts
-from headrace.runtime.store.database import Database
+from headrace.runtime.store.database import POSTGRESQL, Database
 from headrace.runtime.store.page import ids, records
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, LedgerRow
 from headrace.runtime.store.rows import JOB, RECORD, job_of, record_of
@@ -92,7 +92,7 @@ def counters(db: Database) -> dict[str, Counters]:
 
 
 _OLDEST = (
-    "SELECT function, accepted_at FROM invocation WHERE status = 0"
+    "SELECT function, accepted_at FROM invocation WHERE {waiting}"
     " AND flow = {flow} AND priority = {priority} ORDER BY due_at, id LIMIT {limit}"
 )
 
@@ -103,9 +103,8 @@ def _oldest(db: Database) -> list[tuple[str, float]]:
     """
     if not db.dialect.pages:
         return db.execute(_OLDEST_AT_ONCE).fetchall()
-    query = f"SELECT function, min(accepted_at) FROM ({_OLDEST}) AS first GROUP BY function".format(
-        flow="?", priority="?", limit="?"
-    )
+    first = _OLDEST.format(waiting=db.dialect.waiting, flow="?", priority="?", limit="?")
+    query = f"SELECT function, min(accepted_at) FROM ({first}) AS first GROUP BY function"
     found: list[tuple[str, float]] = []
     for flow in flows(db)[:_FLOWS_MAX]:
         for priority in priorities(db, flow):
@@ -114,7 +113,7 @@ def _oldest(db: Database) -> list[tuple[str, float]]:
 
 
 # PostgreSQL's: each statement is a journey to the server, and LATERAL spares them.
-_PLACE = "SELECT i.flow, i.priority FROM invocation i WHERE i.status = 0"
+_PLACE = f"SELECT i.flow, i.priority FROM invocation i WHERE {POSTGRESQL.waiting}"
 _OLDEST_AT_ONCE = (
     "WITH RECURSIVE place(flow, priority, number) AS ("
     f"(SELECT p.flow, p.priority, 1 FROM ({_PLACE} ORDER BY i.flow, i.priority DESC LIMIT 1) p)"
@@ -126,18 +125,21 @@ _OLDEST_AT_ONCE = (
     f" (SELECT * FROM ({_PLACE} AND i.flow > place.flow ORDER BY i.flow, i.priority DESC LIMIT 1) further)"
     f" LIMIT 1) n WHERE place.number < {_FLOWS_MAX})"
     " SELECT function, min(accepted_at) FROM place, LATERAL ("
-    + _OLDEST.format(flow="place.flow", priority="place.priority", limit=_OLDEST_OF)
+    + _OLDEST.format(
+        waiting=POSTGRESQL.waiting, flow="place.flow", priority="place.priority", limit=_OLDEST_OF
+    )
     + ") first GROUP BY function"
 )
 
 
 def flows(db: Database) -> list[str]:
     """By jumps through the index from one flow to the next, whatever the number of rows."""
+    waiting = db.dialect.waiting
     return [
         flow
         for [flow] in db.execute(
-            "WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE status = 0 UNION ALL"
-            " SELECT (SELECT min(i.flow) FROM invocation i WHERE i.status = 0 AND i.flow > f.flow) FROM f"
+            f"WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE {waiting} UNION ALL"
+            f" SELECT (SELECT min(i.flow) FROM invocation i WHERE {waiting} AND i.flow > f.flow) FROM f"
             " WHERE f.flow IS NOT NULL) SELECT flow FROM f WHERE flow IS NOT NULL"
         )
     ]
@@ -145,12 +147,13 @@ def flows(db: Database) -> list[str]:
 
 def priorities(db: Database, flow: str) -> list[int]:
     """The priorities at which a flow has waiting rows, the highest first, by jumps through the index."""
+    waiting = db.dialect.waiting
     return [
         priority
         for [priority] in db.execute(
-            "WITH RECURSIVE p(priority) AS (SELECT max(priority) FROM invocation WHERE status = 0 AND flow"
-            " = :flow UNION ALL"
-            " SELECT (SELECT max(i.priority) FROM invocation i WHERE i.status = 0 AND i.flow = :flow"
+            f"WITH RECURSIVE p(priority) AS (SELECT max(priority) FROM invocation WHERE {waiting}"
+            " AND flow = :flow UNION ALL"
+            f" SELECT (SELECT max(i.priority) FROM invocation i WHERE {waiting} AND i.flow = :flow"
             " AND i.priority < p.priority) FROM p WHERE p.priority IS NOT NULL)"
             " SELECT priority FROM p WHERE priority IS NOT NULL",
             {"flow": flow},

@@ -64,11 +64,15 @@ def put(transaction: Recording, write: Put, now: float) -> Applied:
         if write.fingerprint:
             said = b"\0" + write.fingerprint
         digest = hashlib.blake2b(said, digest_size=16).digest()
-        db.execute(
-            'DELETE FROM idempotency WHERE (function, "key") IN (SELECT function, "key" FROM idempotency'
-            f" WHERE expires_at <= ? ORDER BY expires_at LIMIT ?{db.dialect.skip})",
+        expired = db.execute(
+            'SELECT function, "key", expires_at FROM idempotency WHERE expires_at <= ?'
+            f" ORDER BY expires_at LIMIT ?{db.dialect.skip}",
             (now, _FORGOTTEN_AT_ONCE),
-        )
+        ).fetchall()
+        if expired:
+            db.executemany(
+                'DELETE FROM idempotency WHERE function = ? AND "key" = ? AND expires_at = ?', expired
+            )
         known = _first_with_key(db, name, (invocation.id, digest, write.idempotency_until), now)
         if known is not None:
             if known[1] != digest:
