@@ -206,9 +206,12 @@ def _remove(transaction: Recording, job: int, where: str, values: tuple[Any, ...
         claimed = f"SELECT id FROM invocation WHERE {scope} AND {db.dialect.among('id')}"
         for [id] in db.execute(claimed, (job, *values, db.dialect.listed(held))).fetchall():
             transaction.drop_claim(id)
-    for function, status, count in counted(
-        db, "DELETE FROM invocation", scope, "function, status", (job, *values)
-    ):
+    remove = "DELETE FROM invocation"
+    removed = counted(db, remove, scope, "function, status", (job, *values))
+    if db.dialect.returning:
+        # What ended while we waited for its row has moved to another partition: now it is found there.
+        removed += counted(db, remove, scope, "function, status", (job, *values))
+    for function, status, count in removed:
         if status < Status.SUCCEEDED:
             transaction.tally.add(function, CANCELLED, count)
             status = Status.CANCELLED

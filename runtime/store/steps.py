@@ -121,10 +121,16 @@ def cancel_waiting(transaction: Recording, write: CancelWaiting, now: float) -> 
 
 
 def redrive(transaction: Recording, write: Redrive, now: float) -> Applied:
-    function, flow, priority, status = _locked(transaction, write.id, "function, flow, priority, status")
+    db = transaction.db
+    function, flow, priority, status, job = _locked(
+        transaction, write.id, "function, flow, priority, status, job"
+    )
     if status != Status.DEAD:
         raise Refused(WrongState(f"invocation {show_id(write.id)}", _shown(status), "be redriven"))
-    transaction.db.execute(
+    if job is not None and db.dialect.share:
+        # Retention removes a job only with all of its invocations.
+        db.execute(f"SELECT id FROM job WHERE id = ?{db.dialect.share}", (job,)).fetchone()
+    db.execute(
         "UPDATE invocation SET status = 0, attempts = 0, due_at = ?, expires_at = ?, started_at = NULL,"
         " ended_at = NULL,"
         " result = NULL, result_ref = NULL, error = NULL, node = NULL WHERE id = ? AND status = 3",
@@ -138,12 +144,15 @@ def redrive(transaction: Recording, write: Redrive, now: float) -> Applied:
 def _locked(transaction: Recording, id: int, columns: str) -> tuple[Any, ...]:
     """Columns of an invocation that nobody else changes until the transaction ends."""
     db = transaction.db
-    row: tuple[Any, ...] | None = db.execute(
-        f"SELECT {columns} FROM invocation WHERE id = ?{db.dialect.lock}", (id,)
-    ).fetchone()
-    if row is None:
-        raise Refused(UnknownInvocation(show_id(id)))
-    return row
+    while True:
+        row: tuple[Any, ...] | None = db.execute(
+            f"SELECT {columns} FROM invocation WHERE id = ?{db.dialect.lock}", (id,)
+        ).fetchone()
+        if row is not None:
+            return row
+        # A row for which we waited while another node moved it to another partition is not found there.
+        if db.execute("SELECT id FROM invocation WHERE id = ?", (id,)).fetchone() is None:
+            raise Refused(UnknownInvocation(show_id(id)))
 
 
 def _shown(status: int) -> str:
