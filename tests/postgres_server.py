@@ -64,9 +64,7 @@ class PostgresServer:
         self._run("initdb", "--pgdata", str(self._data), "--username", USER, "--auth=trust",
                   "--encoding=UTF8", "--no-locale", "--no-instructions")  # fmt: skip
         access = self._data / "pg_hba.conf"
-        access.write_text(
-            f"host all {KEEPER} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
-        )
+        access.write_text(f"host all {KEEPER} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
 
     def url(self, database: str, *, user: str = USER, password: str = "unused") -> str:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"

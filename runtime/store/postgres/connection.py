@@ -1,7 +1,7 @@
 """Connection: one session of a PostgreSQL server, and what shared statements see of it.
 
 Imports the floor and its own room. Whoever reads this first should know that a COMMIT whose answer is lost
-may have happened: so each transaction that writes through `transaction` or `commit` also counts up the
+may have happened: so each transaction of a connection that was given a mark also counts up the
 connection's own row of table `meta`, its mark, and `happened` reads that row on another connection.
 """
 
@@ -36,9 +36,10 @@ _SESSION = (
 )
 # A server that was told to lose the newest commits in a crash is told otherwise.
 _DURABLE = (
-    "SELECT set_config('synchronous_commit', 'on', false)"
-    " WHERE current_setting('synchronous_commit') = 'off'"
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
+
+_SET_MARK = "UPDATE meta SET value = %s WHERE key = %s"
 
 _TOKEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|::\w+|:([a-z_]\w*)|\?|%")
 
@@ -82,6 +83,8 @@ class PostgresDatabase:
         """The name of this connection's own row in `meta`, empty before `make_mark`."""
         self.commits = 0
         """Transactions that have set the mark, the one in work included."""
+        self.pid = raw.info.backend_pid
+        """The server's process that serves this connection."""
         self._texts: dict[str, str] = {}
 
     @classmethod
@@ -123,11 +126,13 @@ class PostgresDatabase:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. When the answer to the COMMIT is lost, `pending` stays true."""
+        """All or nothing; within another one, a part of it."""
+        if self.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            yield
+            return
         self.begin()
         try:
             yield
-            self.set_mark()
             self.commit()
         except BaseException:
             self.rollback()
@@ -150,8 +155,13 @@ class PostgresDatabase:
         self.raw.execute("BEGIN")
 
     def commit(self) -> None:
+        """Set the mark and commit. When the answer is lost, `pending` stays true: see `happened`."""
         self.pending = True
-        self.raw.execute("COMMIT")
+        with self.raw.pipeline():
+            if self.mark:
+                self.commits += 1
+                self.raw.execute(_SET_MARK, (str(self.commits), self.mark), prepare=True)
+            self.raw.execute("COMMIT")
         self.pending = False
 
     def rollback(self) -> None:
@@ -193,14 +203,6 @@ class PostgresDatabase:
             (now - _MARK_KEPT_S,),
         )
         self.raw.execute("INSERT INTO meta (key, value) VALUES (%s, '0')", (self.mark,))
-
-    def set_mark(self) -> None:
-        """Count this transaction; nothing is done without `make_mark`."""
-        if self.mark:
-            self.commits += 1
-            self.raw.execute(
-                "UPDATE meta SET value = %s WHERE key = %s", (str(self.commits), self.mark), prepare=True
-            )
 
     def happened(self, mark: str, commits: int) -> bool:
         """Whether the transaction with that number was committed by the lost connection of that mark.
