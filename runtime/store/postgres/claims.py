@@ -141,7 +141,7 @@ def _count(db: PostgresDatabase, function: str, flow: str | None = None) -> int:
     text, values = _CLAIMED, [function]
     if flow is not None:
         text, values = f"{text} AND flow = %s", [function, flow]
-    [count] = db.raw.execute(text, values).fetchone() or (0,)  # type: ignore[arg-type]
+    [count] = db.raw.execute(text, values).fetchone() or (0,)
     return int(count)
 
 

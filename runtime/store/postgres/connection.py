@@ -31,6 +31,7 @@ _SESSION = (
     "SELECT set_config('plan_cache_mode', 'force_generic_plan', false),"
     " set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),"
     " set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false),"
+    " set_config('work_mem', '64MB', false),"  # a transaction's rows, unnested
     f" set_config('lock_timeout', '{_LOCK_MS}', false),"
     f" set_config('idle_in_transaction_session_timeout', '{_IDLE_MS}', false)"
 )
@@ -119,10 +120,10 @@ class PostgresDatabase:
     # ---- what shared statements ask ----
 
     def execute(self, sql: str, values: Values = (), /) -> "psycopg.Cursor[TupleRow]":
-        return self.raw.execute(self._text(sql), values)  # type: ignore[arg-type]
+        return self.raw.execute(self._text(sql), values)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
-        self.raw.cursor().executemany(self._text(sql), rows)  # type: ignore[arg-type]
+        self.raw.cursor().executemany(self._text(sql), rows)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -164,6 +165,18 @@ class PostgresDatabase:
             self.raw.execute("COMMIT")
         self.pending = False
 
+    def commit_one(self, parts: Sequence[str], answer: str, values: Sequence[Any]) -> None:
+        """Run one statement that commits by itself: `answer` with the statements `parts`, and with the mark.
+        As `commit`, it leaves `pending` true when its answer is lost.
+        """
+        if self.mark:
+            self.commits += 1
+            parts = [f"marked AS ({_SET_MARK})", *parts]
+            values = [str(self.commits), self.mark, *values]
+        self.pending = True
+        self.raw.execute(f"WITH {', '.join(parts)} {answer}" if parts else answer, values, prepare=True)
+        self.pending = False
+
     def rollback(self) -> None:
         """Back out of a transaction, if there is one and the connection stands."""
         if not self.broken and self.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
@@ -192,7 +205,8 @@ class PostgresDatabase:
     def make_mark(self) -> None:
         """Make this connection's row of `meta`, and remove those that crashed nodes left a day ago."""
         [pid, began, now] = self.raw.execute(
-            "SELECT pid, extract(epoch FROM backend_start)::text, extract(epoch FROM clock_timestamp())::float8"
+            "SELECT pid, extract(epoch FROM backend_start)::text,"
+            " extract(epoch FROM clock_timestamp())::float8"
             " FROM pg_stat_get_activity(pg_backend_pid())"
         ).fetchone() or (0, "", 0.0)
         self.mark = f"writer:{pid}:{began}"

@@ -75,7 +75,9 @@ class PostgresStore:
 
     async def health(self) -> dict[str, Any]:
         def ask(db: PostgresDatabase) -> dict[str, Any]:
-            facts = dict(db.raw.execute("SELECT key, value FROM meta WHERE key = 'schema'").fetchall())
+            facts: dict[str, str] = dict(
+                db.raw.execute("SELECT key, value FROM meta WHERE key = 'schema'").fetchall()
+            )
             [version, size, claimed] = db.raw.execute(
                 "SELECT current_setting('server_version'), pg_database_size(current_database()),"
                 " (SELECT count(*) FROM invocation_live WHERE node IS NOT NULL)"

@@ -1,4 +1,4 @@
-"""Transaction: many callers' lists of writes in one commit of a PostgreSQL server, each list atomic for itself.
+"""Transaction: many callers' lists of writes in one commit of a PostgreSQL server, each atomic for itself.
 
 Imports the floor and its own room. Nearly all lists hold only accepted invocations and ends of attempts.
 Those are gathered over callers and written by one statement a kind, sent together. Whether a claim still
@@ -64,19 +64,21 @@ _KEPT = (
     " idempotency_key, tags, source, job, stage, idx, memory_bytes"
 )
 _SET = "status, attempts, started_at, ended_at, result, result_ref, error"
-_SETTLE = (
-    "WITH gone AS (DELETE FROM invocation_live AS i"
+_GONE = (
+    "gone AS (DELETE FROM invocation_live AS i"
     f" USING {_unnest(f'id, node, before, {_SET}')}"
     " WHERE i.id = v.id AND i.node = v.node AND i.attempts = v.before"
     f" RETURNING {', '.join('i.' + name.strip() for name in _KEPT.split(','))},"
     f" {', '.join('v.' + name.strip() for name in _SET.split(','))})"
-    f" INSERT INTO invocation_ended ({_KEPT}, {_SET}) SELECT * FROM gone RETURNING id"
 )
+_KEEP = f"INSERT INTO invocation_ended ({_KEPT}, {_SET}) SELECT * FROM gone RETURNING id"
+_SETTLE = f"WITH {_GONE} {_KEEP}"
 _STANDS = "i.id = v.id AND i.node = v.node AND i.attempts = v.before"
 _RETRY = (
     "UPDATE invocation_live AS i SET status = 0, attempts = v.attempts, due_at = v.due_at, error = v.error,"
     " node = NULL, started_at = NULL, memory_bytes = coalesce(v.memory_bytes, i.memory_bytes)"
-    f" FROM {_unnest('id, node, before, attempts, due_at, error, memory_bytes')} WHERE {_STANDS} RETURNING i.id"
+    f" FROM {_unnest('id, node, before, attempts, due_at, error, memory_bytes')}"
+    f" WHERE {_STANDS} RETURNING i.id"
 )
 _MARK = (
     "UPDATE invocation_live AS i SET status = 1, started_at = v.started_at"
@@ -90,9 +92,16 @@ _COUNT = (
 )
 _NOTIFY = f"SELECT pg_notify('{CHANNEL}', name) FROM unnest(%s) AS v(name)"
 
+# Nearly all transactions hold accepted invocations and outcomes alone: one statement, which commits by
+# itself, and fails when it ends another number of claims than it should.
+_ALL_ENDED = "1 / ((SELECT count(*) FROM kept) = %s)::integer"
+_TOLD = f"(SELECT count(pg_notify('{CHANNEL}', name)) FROM unnest(%s) AS v(name))"
+
 
 class Stale(Exception):
-    """Claims of these lists, by their places, do not stand: they are to be written apart from the others."""
+    """Claims of these lists, by their places, do not stand: they are to be written apart from the others.
+    With no places it is not known which: statements must be sent one by one to tell.
+    """
 
     def __init__(self, places: set[int]) -> None:
         super().__init__(places)
@@ -100,7 +109,7 @@ class Stale(Exception):
 
 
 class Transaction:
-    """The lists of one commit: `run`, `close`, then the caller commits; on any error it rolls back."""
+    """The lists of one commit: `run`, `finish`; on any error the caller rolls back."""
 
     def __init__(
         self,
@@ -133,14 +142,21 @@ class Transaction:
     # ---- lists ----
 
     def run(
-        self, lists: Iterable[tuple[Sequence[Write], float]], *, carefully: bool, apart: Collection[int] = ()
+        self,
+        lists: Iterable[tuple[Sequence[Write], float]],
+        *,
+        at_once: bool = True,
+        carefully: bool = False,
+        apart: Collection[int] = (),
     ) -> list[Answer]:
-        """Write every list; one answer each, in order.
+        """Write every list; one answer each, in order. `at_once` is to try it by one statement.
 
         `carefully` gives each list a savepoint of its own, `apart` those at these places. Without it an error
         that is one list's fault reaches the caller, who rolls back and runs all of them carefully. Raises
-        Stale, here or in `close`.
+        Stale, here or in `finish`.
         """
+        if not at_once:
+            self._begin()
         answers: list[Answer] = []
         for place, (writes, now) in enumerate(lists):
             if carefully or place in apart or not _usual(writes):
@@ -156,9 +172,13 @@ class Transaction:
             self.flush()
         return answers
 
-    def close(self) -> None:
-        """Write what is left, the books, and what other nodes must hear."""
-        self._write(last=True)
+    def finish(self) -> None:
+        """Write what is left, the books, and what other nodes must hear, and commit."""
+        if not self._begun and not (self._marks or self._retries):
+            self._write_at_once()
+        else:
+            self._write(last=True)
+            self.db.commit()
 
     def _apart(self, writes: Sequence[Write], now: float) -> Answer:
         """Write a list inside a savepoint; what goes wrong with it alone is its answer."""
@@ -335,6 +355,33 @@ class Transaction:
                 raise lease_lost(missing[0][0])
             raise Stale({place for _, place in missing})
 
+    def _write_at_once(self) -> None:
+        parts: list[str] = []
+        values: list[Any] = []
+        for number, (text, columns) in enumerate(_puts(self._plain, self._full)):
+            parts.append(f"put{number} AS ({text})")
+            values += columns
+        answer: list[str] = ["1"]
+        last: list[Any] = []
+        settled = _settled(self._settles)
+        if settled is not None:
+            parts.append(f"{_GONE}, kept AS ({_KEEP})")
+            values += settled[1]
+            answer = [_ALL_ENDED]
+            last = [len(self._settles)]
+        for text, columns in self._rest():
+            if text is _NOTIFY:
+                answer.append(_TOLD)
+                last += columns
+            else:
+                parts.append(f"counted AS ({text})")
+                values += columns
+        try:
+            self.db.commit_one(parts, f"SELECT {', '.join(answer)}", [*values, *last])
+        except psycopg.errors.DivisionByZero:
+            places = {place for _, _, place in self._settles}
+            raise Stale(set() if len(places) > 1 else places) from None
+
     def _rest(self) -> list[tuple[str, Sequence[Any]]]:
         """The books and the notifications of the whole transaction."""
         rest: list[tuple[str, Sequence[Any]]] = []
@@ -371,13 +418,15 @@ def _puts(
         statements.append((_PUT_PLAIN, _plain_columns(plain)))
     if full:
         rows = [row for row, _ in full]
-        placed = [row if row.job is not None else None for row in rows]
+        placed: list[Invocation | None] = [row if row.job is not None else None for row in rows]
+        stages = [None if row is None else row.stage for row in placed]
+        places = [None if row is None else row.index for row in placed]
         statements.append((_PUT, (
             *_plain_columns(full), integers([row.attempts for row in rows]),
             texts([row.payload_ref for row in rows]), texts([row.idempotency_key for row in rows]),
             texts([row.tags for row in rows]), texts([row.source for row in rows]),
-            bigints([row.job for row in rows]), smallints([row and row.stage for row in placed]),
-            integers([row and row.index for row in placed]), bigints([row.memory_bytes for row in rows]),
+            bigints([row.job for row in rows]), smallints(stages),
+            integers(places), bigints([row.memory_bytes for row in rows]),
         )))  # fmt: skip
     return statements
 

@@ -38,6 +38,7 @@ PATIENCE_S = 10.0
 _PAUSE_S = 0.2
 _RETRY_S = 1.0
 _TRIES = 20
+_CARELESS_MAX = 3
 _NAME = "headrace writer"
 
 
@@ -176,31 +177,33 @@ class Writer:
     def _record(self, items: list[_Item]) -> list[Answer]:
         lists = [(writes, now) for writes, _, now in items]
         began = self._clock.monotonic()
+        careless = 0
         carefully = False
         apart: set[int] = set()
-        careless = 0
 
-        def run(db: PostgresDatabase) -> list[Answer]:
+        def run(db: PostgresDatabase, outcome: list[list[Answer]]) -> None:
             nonlocal carefully, careless
             while True:
                 transaction = Transaction(db, self.number % SHARDS, self._cold, self._gather)
                 try:
-                    answers = transaction.run(lists, carefully=carefully, apart=apart)
-                    transaction.close()
+                    outcome[:] = [
+                        transaction.run(lists, at_once=not careless, carefully=carefully, apart=apart)
+                    ]
+                    transaction.finish()
                 except Stale as stale:
                     careless += 1
-                    carefully = careless > 3 or stale.places <= apart
+                    carefully = careless > _CARELESS_MAX or (bool(apart) and stale.places <= apart)
                     apart.update(stale.places)
                 except Exception as error:
                     if db.broken or carefully or is_database_fault(error):
                         raise
                     carefully = True  # one list spoils the others' statements: give each its own
                 else:
-                    return answers
+                    return
                 db.rollback()
 
         try:
-            answers = self._transact(run, lambda _: True)
+            answers = self._transact(run)
         except Exception as error:
             return [fault(error, self._where)] * len(items)
         self.commits += 1
@@ -208,27 +211,30 @@ class Writer:
         return [fault(one, self._where) if isinstance(one, Exception) else one for one in answers]
 
     def _serve(self, call: _Call) -> None:
-        def run(db: PostgresDatabase) -> Any:
+        def run(db: PostgresDatabase, outcome: list[Any]) -> None:
             db.begin()
-            return call.run(db)
+            outcome[:] = [call.run(db)]
+            if call.changed(outcome[0]):
+                db.commit()
+            else:
+                db.rollback()
 
         try:
-            result = self._transact(run, call.changed)
+            result = self._transact(run)
         except Exception as error:
             self._on_loop(_fail, call.future, fault(error, self._where))
         else:
             self._on_loop(_resolve, call.future, result)
 
-    def _transact(self, run: Callable[[PostgresDatabase], T], changed: Callable[[T], bool]) -> T:
-        """Run one transaction and commit it, over lost connections and meetings with other transactions."""
+    def _transact(self, run: Callable[[PostgresDatabase, list[T]], None]) -> T:
+        """Run what makes and commits one transaction, over lost connections and meetings with others'. It
+        puts its outcome into the list that it is given, before it commits.
+        """
         for tries in range(1, _TRIES + 1):
-            db = self._connected()
+            db = self._connection()
+            outcome: list[T] = []
             try:
-                result = run(db)
-                if changed(result):
-                    db.commit()
-                else:
-                    db.rollback()
+                run(db, outcome)
             except Exception as error:
                 if not db.broken:
                     db.rollback()
@@ -237,20 +243,17 @@ class Writer:
                     raise
                 db.close()
                 self._lost_at = self._clock.monotonic()
-                if db.pending:
-                    if self._happened(db):
-                        return result
-                elif tries >= _TRIES:
-                    raise
+                if db.pending and self._happened(db):
+                    return outcome[0]
             else:
-                return result
+                return outcome[0]
         raise StoreUnavailable(f"{self._where}: the connection is lost again and again")
 
     def _happened(self, lost: PostgresDatabase) -> bool:
         """Whether a transaction whose COMMIT got no answer stands."""
         for _ in range(_TRIES):
             try:
-                db = self._connected()
+                db = self._connection()
                 return db.happened(lost.mark, lost.commits)
             except psycopg.Error:
                 db.close()
@@ -261,7 +264,7 @@ class Writer:
                 ) from error
         raise StoreUnavailable(f"{self._where}: it is not known whether writes are recorded")
 
-    def _connected(self) -> PostgresDatabase:
+    def _connection(self) -> PostgresDatabase:
         """The connection, or another one when it was lost. Raises StoreUnavailable after some patience."""
         if not self._db.broken:
             return self._db
