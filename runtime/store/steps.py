@@ -127,14 +127,15 @@ def cancel_waiting(transaction: Recording, write: CancelWaiting, now: float) -> 
 
 def redrive(transaction: Recording, write: Redrive, now: float) -> Applied:
     db = transaction.db
-    function, flow, priority, status, job = _locked(
-        transaction, write.id, "function, flow, priority, status, job"
-    )
+    if db.dialect.share:
+        # Retention removes a job only with all of its invocations, and a job is locked before they are.
+        db.execute(
+            f"SELECT id FROM job WHERE id = (SELECT job FROM invocation WHERE id = ?){db.dialect.share}",
+            (write.id,),
+        ).fetchone()
+    function, flow, priority, status = _locked(transaction, write.id, "function, flow, priority, status")
     if status != Status.DEAD:
         raise Refused(WrongState(f"invocation {show_id(write.id)}", _shown(status), "be redriven"))
-    if job is not None and db.dialect.share:
-        # Retention removes a job only with all of its invocations.
-        db.execute(f"SELECT id FROM job WHERE id = ?{db.dialect.share}", (job,)).fetchone()
     db.execute(
         "UPDATE invocation SET status = 0, attempts = 0, due_at = ?, expires_at = ?, started_at = NULL,"
         " ended_at = NULL,"
