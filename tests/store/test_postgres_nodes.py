@@ -1,4 +1,4 @@
-"""Several nodes on one PostgreSQL database: whatever two of them do at once, it is as if one had come first."""
+"""Several nodes on one PostgreSQL database: what two of them do at once is as if one had come first."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

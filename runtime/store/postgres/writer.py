@@ -89,6 +89,7 @@ class Writer:
         self._ending = threading.Event()
         self._lost_at: float | None = None
         self._tried_at = 0.0
+        self._trouble: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
         self.number = 0
@@ -259,8 +260,8 @@ class Writer:
                 db.close()
             except HeadraceError as error:
                 raise StoreUnavailable(
-                    f"{self._where}: the connection was lost while writes were committed, and there is no"
-                    " other yet: whether they are recorded is not known"
+                    f"{self._where}: the connection was lost while writes were committed: whether they are"
+                    f" recorded is not known, since there is no other connection yet ({error})"
                 ) from error
         raise StoreUnavailable(f"{self._where}: it is not known whether writes are recorded")
 
@@ -274,7 +275,7 @@ class Writer:
                 self._lost_at = now
             impatient = now - self._lost_at >= self._patience_s or self._ending.is_set()
             if impatient and now - self._tried_at < _RETRY_S and self._tried_at > self._lost_at:
-                raise StoreUnavailable(f"{self._where}: no connection to the database")
+                raise StoreUnavailable(str(self._trouble))
             self._tried_at = now
             try:
                 db = PostgresDatabase.connect(self._url, name=_NAME)
@@ -284,8 +285,9 @@ class Writer:
                     db.close()
                     raise
             except psycopg.Error as error:
+                self._trouble = fault(error, self._where)
                 if impatient:
-                    raise fault(error, self._where) from error
+                    raise self._trouble from error
                 self._ending.wait(_PAUSE_S)
                 continue
             self._db, self._lost_at = db, None
