@@ -18,7 +18,7 @@ from headrace.runtime.errors import (
     InvalidSettings,
     StoreUnavailable,
 )
-from headrace.runtime.model.invocation import Status
+from headrace.runtime.model.invocation import Invocation, Status
 from headrace.runtime.model.write import Applied, CursorMoved, Put
 from headrace.runtime.store.postgres.store import PostgresStore
 from headrace.runtime.store.schema import FACTS, metadata
@@ -74,6 +74,14 @@ async def failure(url: str) -> HeadraceError:
     assert "wrong-secret" not in shown
     assert PASSWORD not in shown
     return raised.value
+
+
+async def apply_once(store: PostgresStore, invocation: Invocation) -> HeadraceError | None:
+    try:
+        [answer] = await store.apply([Put(invocation)], now=0)
+    except HeadraceError as error:
+        return error
+    return answer.refused
 
 
 class Stream:
@@ -400,8 +408,10 @@ async def test_a_database_that_may_only_be_read_says_so(postgres_url: str) -> No
             postgres_url, "SET default_transaction_read_only = off",
             f"ALTER DATABASE {name} RESET default_transaction_read_only",
         )  # fmt: skip
-        end_sessions(postgres_url, "writer")
-        await put(store, request(2))
+        async with asyncio.timeout(WAIT_S):
+            while isinstance(await apply_once(store, request(2)), StoreUnavailable):
+                pass
+        assert await statuses(store, [1, 2]) == [None, Status.WAITING]
 
 
 async def test_the_time_of_the_server_is_told(postgres_url: str) -> None:
