@@ -116,6 +116,11 @@ class PostgresServer:
                 process.kill()
                 process.wait(_STOP_S)
 
+    def restart(self, *, crash: bool = False) -> None:
+        """`stop` and `start`, on the same port."""
+        self.stop(crash=crash)
+        self.start()
+
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -143,8 +143,7 @@ async def test_writes_that_meet_a_restart_of_the_server_are_all_recorded_once(
     async with started(postgres_url) as store:
         stream = Stream(store)
         async with stream.flowing():
-            await asyncio.to_thread(postgres_server.stop, crash=crash)
-            await asyncio.to_thread(postgres_server.start)
+            await asyncio.to_thread(postgres_server.restart, crash=crash)
 
         assert set(stream.told.values()) == {"recorded"}
         stream.check(postgres_url)
@@ -416,6 +415,6 @@ async def test_a_database_that_may_only_be_read_says_so(postgres_url: str) -> No
 
 async def test_the_time_of_the_server_is_told(postgres_url: str) -> None:
     async with started(postgres_url) as store:
-        before = await store.database_now()
+        before = await store.moment()
         [[between]] = execute(postgres_url, "SELECT extract(epoch FROM clock_timestamp())::float8")
-        assert before <= between <= await store.database_now()
+        assert before <= between <= await store.moment()

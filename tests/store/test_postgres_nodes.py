@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from store_values import apply, balance, dead, ok, put, refusal, request, statuses
+from store_values import apply, balance, dead, ok, part, put, put_job, refusal, request, statuses
 
 from headrace.runtime.errors import LeaseLost
 from headrace.runtime.model.invocation import Claim, Status
@@ -13,6 +13,8 @@ from headrace.runtime.model.write import (
     Applied,
     Closed,
     FunctionPaused,
+    JobMoved,
+    JobPlanned,
     MarkRunning,
     Opened,
     Put,
@@ -303,11 +305,30 @@ async def test_another_node_hears_of_what_it_may_claim_and_of_nothing_else(node)
     assert await wakes.until("*") == ["*"]
 
     await north.join("north", until=10, now=0)
+    assert await wakes.until("control") == ["control"]
     await put(north, request(50, flow="left"))
     await wakes.until("left")
     await north.claim("north", flow="left", limit=1, now=0)
     await north.leave("north")
-    assert await wakes.until("left") == ["left"]
+    assert await wakes.until("left") == ["control", "left"]
+
+
+async def test_another_node_hears_of_jobs_that_move_and_of_what_it_is_told(node) -> None:  # type: ignore[no-untyped-def]
+    wakes = Wakes()
+    north, _ = await node(), await node(wakes)
+    await wakes.until("*")
+    await put_job(north, 9)
+    await apply(north, JobPlanned(9, 0, [part(1, 9, 0)], 1, {}, 1))
+    assert await wakes.until("moved:9") == ["job:9", "moved:9"]
+
+    await apply(north, JobMoved(9, "cancelled", ("running",), 5.0))
+    assert await wakes.until("moved:9") == ["moved:9"]
+    await north.tell("cancel:7")
+    assert await wakes.until("cancel:7") == ["cancel:7"]
+    await north.join("north", until=10, now=0)
+    await north.join("south", until=20, now=0)
+    assert await north.nodes(now=9) == ["north", "south"]
+    assert await north.nodes(now=10) == ["south"]
 
 
 async def test_the_books_of_all_nodes_add_up(node) -> None:  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits, key_of
 from headrace.runtime.store.postgres.arrays import bigints, integers, texts
 from headrace.runtime.store.postgres.connection import PostgresDatabase
-from headrace.runtime.store.postgres.transaction import notification
+from headrace.runtime.store.postgres.transaction import CONTROL, notification
 from headrace.runtime.store.rows import INVOCATION, invocation_of
 
 _ROW = ", ".join(f"i.{name.strip()}" for name in INVOCATION.split(","))
@@ -184,7 +184,7 @@ def release(db: PostgresDatabase, given_back: Sequence[Claim]) -> bool:
         bigints([claim.invocation.id for claim in given_back]), texts([claim.node for claim in given_back]),
         integers([claim.attempt - 1 for claim in given_back]),
     )).fetchall()  # fmt: skip
-    _tell(db, {flow for [flow] in rows})
+    tell(db, {flow for [flow] in rows})
     return bool(rows)
 
 
@@ -194,8 +194,8 @@ def leave(db: PostgresDatabase, node: str) -> None:
         " WHERE node IS NOT NULL AND node = %s RETURNING flow",
         (node,),
     ).fetchall()
-    db.raw.execute("DELETE FROM node WHERE name = %s", (node,))
-    _tell(db, {flow for [flow] in rows})
+    gone = db.raw.execute("DELETE FROM node WHERE name = %s", (node,)).rowcount
+    tell(db, {flow for [flow] in rows} | ({CONTROL} if gone else set()))
 
 
 def release_expired(db: PostgresDatabase, now: float) -> tuple[bool, list[Claim]]:
@@ -209,7 +209,7 @@ def release_expired(db: PostgresDatabase, now: float) -> tuple[bool, list[Claim]
         (now,),
     ).rowcount
     rows = db.raw.execute(_TAKE_BACK_OF_NOBODY).fetchall()
-    _tell(db, {row[2] for row in rows})
+    tell(db, {row[2] for row in rows} | ({CONTROL} if gone else set()))
     return bool(gone or rows), _begun(rows)
 
 
@@ -225,12 +225,19 @@ def _begun(rows: list[Any]) -> list[Claim]:
     return begun
 
 
-def _tell(db: PostgresDatabase, flows: set[str]) -> None:
-    if flows:
-        db.raw.execute(*notification(flows))
-
-
 # ---- nodes ----
+
+
+def tell(db: PostgresDatabase, words: set[str]) -> None:
+    """Say words to the listeners of all other nodes, once the transaction is committed."""
+    if words:
+        db.raw.execute(*notification(words))
+
+
+def nodes(db: PostgresDatabase, now: float) -> list[str]:
+    """The nodes whose leases have not run out."""
+    rows = db.raw.execute("SELECT name FROM node WHERE until_at > %s ORDER BY number", (now,))
+    return [name for [name] in rows]
 
 
 def join(db: PostgresDatabase, node: str, until: float, now: float) -> tuple[int, list[Claim]]:
@@ -245,7 +252,7 @@ def join(db: PostgresDatabase, node: str, until: float, now: float) -> tuple[int
         " until_at = excluded.until_at",
         (node, number, now, until),
     )
-    _tell(db, {row[2] for row in rows})
+    tell(db, {CONTROL, *(row[2] for row in rows)})
     return int(number), _begun(rows)
 
 

@@ -73,6 +73,11 @@ class PostgresStore:
         if listener is not None:
             await asyncio.to_thread(listener.stop)
 
+    @property
+    def lock_fd(self) -> None:
+        """Several nodes may share the database, so nothing keeps others out."""
+        return None
+
     async def health(self) -> dict[str, Any]:
         def ask(db: PostgresDatabase) -> dict[str, Any]:
             facts: dict[str, str] = dict(
@@ -96,17 +101,6 @@ class PostgresStore:
             "connected": writer.connected,
             "reconnects": writer.reconnects,
         }
-
-    async def database_now(self) -> float:
-        """The server's time, in UTC epoch seconds: the clock that several nodes have in common."""
-
-        def ask(db: PostgresDatabase) -> float:
-            [now] = db.raw.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone() or (
-                0.0,
-            )
-            return float(now)
-
-        return await self._readers.ask(ask)
 
     # ---- the queue ----
 
@@ -148,6 +142,21 @@ class PostgresStore:
 
     async def next_due(self, flow: str, *, now: float) -> float | None:
         return await self._writer.call(lambda db: claims.next_due(db, flow, now), changed=_nothing)
+
+    async def tell(self, word: str) -> None:
+        await self._writer.call(lambda db: claims.tell(db, {word}))
+
+    async def moment(self) -> float:
+        def ask(db: PostgresDatabase) -> float:
+            [now] = db.raw.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone() or (
+                0.0,
+            )
+            return float(now)
+
+        return await self._readers.ask(ask)
+
+    async def nodes(self, *, now: float) -> list[str]:
+        return await self._readers.ask(lambda db: claims.nodes(db, now))
 
     async def flows(self) -> list[str]:
         return await self._readers.ask(reads.flows)

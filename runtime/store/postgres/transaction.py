@@ -18,6 +18,9 @@ from headrace.runtime.model.write import (
     ChunkDone,
     Closed,
     FunctionPaused,
+    JobMoved,
+    JobPlanned,
+    JobRedriven,
     MarkRunning,
     Opened,
     Put,
@@ -33,7 +36,7 @@ from headrace.runtime.store.rows import text_of
 from headrace.runtime.store.tally import ACCEPTED, BOOK_NAMES, Tally
 
 CHANNEL = "headrace"
-"""What nodes LISTEN to: names of flows of which something became claimable, `control`, or `*` for any."""
+"""What nodes LISTEN to: the words that `QueueStore.listen` explains."""
 
 ANY, CONTROL = "*", "control"
 _NAMES_MAX = 16
@@ -195,8 +198,7 @@ class Transaction:
                 else:
                     self.flush()
                     answers.append(self._cold(self, write, now))
-                    if type(write) in _CONTROLS:
-                        self._names.add(CONTROL)
+                    self._names.update(_words(write))
             self.flush()
         except Exception as error:
             if is_database_fault(error):
@@ -396,7 +398,7 @@ class Transaction:
 
 
 def notification(names: set[str]) -> tuple[str, Sequence[Any]]:
-    """The statement that tells other nodes these names."""
+    """The statement that says these words; `*` stands for many, or for long ones."""
     flows = names - {CONTROL}
     if len(flows) > _NAMES_MAX or any(len(name) > _NAME_BYTES_MAX // 4 for name in flows):
         names = {ANY} | (names & {CONTROL})
@@ -485,7 +487,15 @@ def _settled(settles: list[tuple[Settle, float, int]]) -> _Statement | None:
 
 
 _USUAL: frozenset[type] = frozenset((Put, Settle, Retry, MarkRunning, ChunkDone))
-_CONTROLS: frozenset[type] = frozenset((FunctionPaused, Closed, Opened))
+
+
+def _words(write: Write) -> tuple[str, ...]:
+    """What other nodes are told of a write beside the flows that it fed."""
+    if isinstance(write, (FunctionPaused, Closed, Opened)):
+        return (CONTROL,)
+    if isinstance(write, (JobPlanned, JobMoved, JobRedriven)):
+        return (f"moved:{write.job}",)
+    return ()
 
 
 def _usual(writes: Sequence[Write]) -> bool:
