@@ -6,6 +6,8 @@ from a count kept beside them; so a crash can neither leak a slot nor free one t
 
 import msgspec
 
+from headrace.runtime.model.spec import FunctionSpec
+
 KEY_MARK = "#"
 """Between a function's name and the key in the flow of a keyed invocation."""
 
@@ -55,3 +57,8 @@ def key_of(flow: str) -> str | None:
     """The concurrency key in a flow's name; None when it has none."""
     _, mark, key = flow.partition(KEY_MARK)
     return key if mark else None
+
+
+def limits_of(spec: FunctionSpec) -> Limits:
+    """What claims of this function keep to."""
+    return Limits(concurrency=spec.reserved_concurrency)

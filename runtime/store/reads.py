@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from headrace.runtime.errors import StoreUnavailable
-from headrace.runtime.model.invocation import Record, Status
+from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.store.page import ids, records
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, LedgerRow, ScheduleState
@@ -109,6 +109,24 @@ def ended(db: sqlite3.Connection, asked: Sequence[int]) -> list[Record]:
     text = json_encode(asked).decode()
     query = "SELECT id FROM invocation WHERE id IN (SELECT value FROM json_each(?)) AND status >= 2"
     return records(db, ids(db, query, (text,)))
+
+
+def ahead(db: sqlite3.Connection, invocation: Invocation, now: float, limit: int) -> int:
+    """By stretches of the index: each higher priority's due rows, then those before it in its own."""
+    count = 0
+    for priority in priorities(db, invocation.flow):
+        if priority < invocation.priority or count >= limit:
+            break
+        until = (
+            (invocation.due_at, invocation.id) if priority == invocation.priority else (now, (1 << 63) - 1)
+        )
+        [found] = db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM invocation WHERE status = 0 AND flow = ? AND priority = ?"
+            " AND (due_at, id) < (?, ?) LIMIT ?)",
+            (invocation.flow, priority, *until, limit - count),
+        ).fetchone()
+        count += found
+    return count
 
 
 def counters(db: sqlite3.Connection) -> dict[str, Counters]:

@@ -33,6 +33,7 @@ from headrace.runtime.store import jobsteps
 from headrace.runtime.store.tally import CANCELLED, DEAD, DEDUPLICATED
 from headrace.runtime.store.transaction import PLAIN, Refused, Transaction
 
+DEPLOYMENTS_KEPT = 1_000
 FIRED_KEPT = 1_000
 """Due instants remembered of each schedule; an instant before all of them counts as fired."""
 
@@ -248,6 +249,11 @@ def deployed(transaction: Transaction, write: Deployed, now: float) -> Applied:
         "INSERT INTO deployment (node, since, version) VALUES (?, ?, ?)"
         " ON CONFLICT (node, since) DO UPDATE SET version = excluded.version",
         (write.node, write.at, write.version),
+    )
+    transaction.db.execute(
+        "DELETE FROM deployment WHERE since <"
+        " (SELECT since FROM deployment ORDER BY since DESC LIMIT 1 OFFSET ?)",
+        (DEPLOYMENTS_KEPT,),
     )
     return PLAIN
 
