@@ -171,8 +171,6 @@ class Api:
             kept = {"kept": about.kept, "note": about.note, "code_bytes": about.code_bytes}
             shown |= {"python": about.python, "cloudpickle": about.cloudpickle, "headrace": about.headrace}
             shown |= {**kept, "functions": about.functions}
-        spec = services.dispatcher.functions.get(record.invocation.function)
-        shown["timeout_s"] = spec.timeout_s if spec is not None else None
         return answer(shown)
 
     async def code(self, request: Request) -> Response:
@@ -569,8 +567,12 @@ class Api:
             "accept-ranges": "bytes",
             "content-type": info.content_type or "application/octet-stream",
             "x-content-type-options": "nosniff",
+            "headrace-modified-at": repr(info.modified_at),
+            "headrace-sequencer": info.sequencer,
             "content-disposition": f"attachment; filename*=UTF-8''{quote(key.rsplit('/', 1)[-1])}",
         }
+        if info.version_id is not None:
+            headers["headrace-version-id"] = info.version_id
         if partial:
             headers["content-range"] = f"bytes {start}-{end - 1}/{info.size}"
         status = 206 if partial else 200
@@ -820,6 +822,8 @@ def _shown_object(info: ObjectInfo) -> dict[str, Any]:
         "etag": info.etag,
         "modified_at": info.modified_at,
         "content_type": info.content_type,
+        "sequencer": info.sequencer,
+        "version_id": info.version_id,
     }
 
 
