@@ -238,14 +238,14 @@ def why_schedule(facts: ScheduleFacts) -> Why:
         holds.append(Hold("not_due", "its next moment has not come", facts.next_at))
     if facts.loaded:
         holds += _function(facts.function)  # the event is accepted all the same, and its invocation is held
-    last = f"it last fired for {iso(state.last_due_at)}" if state.last_due_at else "it has never fired"
+    last = f"It last fired for {iso(state.last_due_at)}" if state.last_due_at else "It has never fired"
     missed = {
         "once": "of missed moments the newest fires",
         "all": "missed moments all fire",
         "skip": "missed moments do not fire",
     }.get(facts.misfire, "")
     parts = [last, f"generation {state.generation} of {state.definition!r}", *([missed] if missed else [])]
-    summary = _summed(holds, None) + f" {parts[0].capitalize()}; {'; '.join(parts[1:])}."
+    summary = _summed(holds, None) + f" {parts[0]}; {'; '.join(parts[1:])}."
     return Why(
         kind="schedule", id=state.name, function=facts.function.name, state=shown, held_by=tuple(holds),
         summary=summary,
@@ -271,10 +271,18 @@ def _waiting(facts: InvocationFacts) -> list[Hold]:
     if facts.ahead:
         count = f"over {AHEAD_MAX:,}" if facts.ahead > AHEAD_MAX else f"{facts.ahead:,}"
         of = f"job {invocation.flow[4:]}" if invocation.job is not None else invocation.flow
-        holds.append(Hold("order", f"{count} other{'' if facts.ahead == 1 else 's'} of {of} go first"))
+        holds.append(
+            Hold(
+                "order", f"{count} other{' of' if facts.ahead == 1 else 's of'} {of} {_go(facts.ahead)} first"
+            )
+        )
     if facts.above:
         count = f"over {AHEAD_MAX:,}" if facts.above > AHEAD_MAX else f"{facts.above:,}"
-        holds.append(Hold("order", f"{count} with a higher priority than {invocation.priority} go first"))
+        holds.append(
+            Hold(
+                "order", f"{count} with a higher priority than {invocation.priority} {_go(facts.above)} first"
+            )
+        )
     return holds + _workers(facts.node)
 
 
@@ -460,6 +468,10 @@ def _duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def _go(count: int) -> str:
+    return "goes" if count == 1 else "go"
 
 
 def _cancel(facts: InvocationFacts) -> str:
