@@ -132,7 +132,7 @@ async def test_a_failed_job_names_the_chunk_that_failed_it(node: InlineNode) -> 
     id = reply.json["job_id"]
 
     async def ended() -> Any:
-        node.clock.advance(30)
+        await node.clock.advance(30)
         await node.quiet()
         shown = (await node.request("GET", f"/v1/jobs/{id}")).json
         return shown["status"] == "failed"

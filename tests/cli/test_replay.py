@@ -218,7 +218,7 @@ def test_a_chunk_of_a_job_is_replayed(place: Place) -> None:
     client.put_object("s3://lines/a.txt", b"12345\n" * 1000)
     job = client.submit_job("shop.lengths", "s3://lines/a.txt")
     job.result(30)
-    [chunk, *_] = client.call("GET", f"/v1/jobs/{job.job_id}/chunks")["items"]
+    [chunk, *_] = client.call("GET", f"/v1/jobs/{job.id}/chunks")["items"]
 
     assert place.facts(chunk["invocation_id"])["same"] is True
 

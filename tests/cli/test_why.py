@@ -1,4 +1,4 @@
-"""`headrace why` against a real node: one screen that names what holds a thing, until when, and the remedy."""
+"""`headrace why` against a real node: one screen that names what holds a thing, and what changes it."""
 
 import json
 from collections.abc import Iterator
@@ -43,6 +43,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     (folder / "app.py").write_text(CODE)
     found = Serving(folder / "app.py", folder=folder, workers=1).start()
     yield found
+    found.kill()
     found.close()
 
 
