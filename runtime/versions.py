@@ -61,6 +61,7 @@ class Versions:
         """
         version = manifest.version
         await self._store.apply([Deployed(node, version, now)], now=now)
+        self._abouts.pop(version, None)  # another node may have removed what was seen here once
         if await self.about(version) is not None:
             return ""
         names = [spec.name for spec in manifest.functions if not spec.name.startswith("headrace.")]
