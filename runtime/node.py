@@ -353,7 +353,7 @@ class Node:
         try:
             note = await self.versions.record(
                 self._membership.id, manifest, argument=self._code, loaded_at=loaded_at, now=now,
-                without=(self.settings.data,),
+                without=(self.settings.data, Path(self.settings.objects)),
             )  # fmt: skip
         except HeadraceError as error:
             note = str(error)

@@ -7,9 +7,11 @@ import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from headrace.runtime.code import request_for
+from headrace import App
+from headrace.runtime.code import CodeRequest, request_for, request_for_app
 from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.spec import FunctionSpec, Manifest
 from headrace.runtime.model.write import Deployed
@@ -234,3 +236,12 @@ async def test_deployments_are_bounded(shelf: Shelf) -> None:
     await shelf.store.apply([], now=NOW)
 
     assert len(await shelf.store.deployments(before=NOW + 2_000, limit=5_000)) == 1_001
+
+
+def test_an_app_of_a_program_is_kept_as_it_was_sent(tmp_path: Path) -> None:
+    argument = request_for_app(App("shop"))
+    found = take(argument, version="v", functions=[], loaded_at=LATE)
+    again = msgspec.json.decode(unpack(found.data, tmp_path), type=CodeRequest)
+
+    assert names(found.data) == ["app.pickle", "headrace.json"]
+    assert again.pickled == msgspec.json.decode(argument, type=CodeRequest).pickled
