@@ -150,12 +150,13 @@ class Facts:
         services = self._services
         store, dispatcher, now = services.store, services.dispatcher, services.clock.now()
         spec = dispatcher.functions.get(name)
-        limits = limits_of(spec) if spec is not None else NO_LIMITS
+        limits = limits_of(spec, shared=True) if spec is not None else NO_LIMITS
+        in_claim = limits_of(spec, shared=store.shared) if spec is not None else NO_LIMITS
         names = {f"function:{name}", f"key:{key_of(flow)}" if not flow.startswith("job:") else ""}
         held = None
         # What this node's own gates do not decide is asked of the store, which holds it in the claim.
-        if due and (store.shared or limits.key_concurrency is not None or limits.rate is not None):
-            held = await store.held_back(flow=flow, function=name, limits=limits, now=now)
+        if due and in_claim.any:
+            held = await store.held_back(flow=flow, function=name, limits=in_claim, now=now)
         return FunctionFacts(
             name=name,
             loaded=spec is not None,

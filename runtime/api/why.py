@@ -319,7 +319,8 @@ def _function(facts: FunctionFacts) -> list[Hold]:
     for closure in facts.closures:
         kind, _, name = closure.name.partition(":")
         reason = f": {closure.reason}" if closure.reason else ""
-        holds.append(Hold("closed", f"the {kind} {name} is closed{reason}", closure.until_at))
+        do = f"headrace closures open {closure.name}"
+        holds.append(Hold("closed", f"the {kind} {name} is closed{reason}", closure.until_at, do))
     return holds
 
 
@@ -482,8 +483,8 @@ def _cancel(facts: InvocationFacts) -> str:
 
 
 def _resume(function: str) -> str:
-    return f"POST /v1/functions/{function}/resume"
+    return f"headrace functions resume {function}"
 
 
 def _pause(function: str) -> str:
-    return f"POST /v1/functions/{function}/pause"
+    return f"headrace functions pause {function}"

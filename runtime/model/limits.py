@@ -36,6 +36,13 @@ class Limits(msgspec.Struct, frozen=True):
 NO_LIMITS = Limits()
 
 
+def limits_of(spec: FunctionSpec, *, shared: bool) -> Limits:
+    """What claims of a function keep to. Its reserved concurrency is among them on a store that other nodes
+    claim from as well; a node that is alone keeps to it when it begins attempts.
+    """
+    return Limits(concurrency=spec.reserved_concurrency if shared else None)
+
+
 class Held(msgspec.Struct, frozen=True):
     """Why waiting invocations of a flow are not claimed now.
 
@@ -57,8 +64,3 @@ def key_of(flow: str) -> str | None:
     """The concurrency key in a flow's name; None when it has none."""
     _, mark, key = flow.partition(KEY_MARK)
     return key if mark else None
-
-
-def limits_of(spec: FunctionSpec) -> Limits:
-    """What claims of this function keep to."""
-    return Limits(concurrency=spec.reserved_concurrency)

@@ -63,7 +63,7 @@ def test_nothing_holds_what_only_waits_for_its_turn() -> None:
 def test_a_pause_is_named_with_what_ends_it() -> None:
     [hold] = ask(record(), function(paused=True)).held_by
 
-    assert (hold.by, hold.until, hold.do) == ("paused", None, "POST /v1/functions/shop.total/resume")
+    assert (hold.by, hold.until, hold.do) == ("paused", None, "headrace functions resume shop.total")
 
 
 @pytest.mark.parametrize("name", ["function:shop.total", "key:customer-1"])
