@@ -56,7 +56,8 @@ class Place:
         (self.code / "app.py").write_text(FIRST)
         (self.code / "helper.py").write_text(HELPER)
         self.serving = Serving(self.code, folder=folder).start()
-        self.env = {"HEADRACE_DATA": str(self.serving.data)}
+        # What a replay has written is kept in a temporary folder: here it goes with the test.
+        self.env = {"HEADRACE_DATA": str(self.serving.data), "TMPDIR": str(folder)}
         self.elsewhere = folder / "elsewhere"
         self.elsewhere.mkdir()
         wait_until(
