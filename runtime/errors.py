@@ -4,7 +4,8 @@
     ├── Invalid            the caller fixes the call (400 to 422)
     │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent
     │   ├── InvalidKey, InvalidBucketName, InvalidObjectUrl
-    │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, NoSuchBucket, NoSuchObject
+    │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, UnknownSubject, UnknownVersion,
+    │   │                  NoSuchBucket, NoSuchObject
     │   ├── Conflict       PreconditionFailed, IdempotencyMismatch, InProgress, WrongState
     │   ├── Unauthorized, Forbidden
     │   └── InvalidSettings, InvalidFunction, LoadFailed
@@ -24,6 +25,7 @@ pickles between processes; `code` is stable and part of the API, `hint` says wha
 answer over HTTP.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -168,6 +170,36 @@ class UnknownJob(Unknown):
 
     def __str__(self) -> str:
         return f"there is no job {self.args[0]!r}"
+
+
+class UnknownSubject(Unknown):
+    """A name stands for no invocation, job, schedule or function: (name, schedules that end in it)."""
+
+    code = "unknown_subject"
+
+    def __init__(self, name: str, candidates: Sequence[str] = ()) -> None:
+        super().__init__(name, tuple(candidates))
+        self.hint = (
+            f"Give one of these in full: {', '.join(candidates)}."
+            if candidates
+            else "Give an invocation's or a job's id, or the name of a function or a schedule; what has ended"
+            " is kept for the retention time only."
+        )
+
+    def __str__(self) -> str:
+        what = "several schedules are" if self.args[1] else "no invocation, job, schedule or function is"
+        return f"{what} named {self.args[0]!r}"
+
+
+class UnknownVersion(Unknown):
+    """The code of a version is not kept: (version, why)."""
+
+    code = "unknown_version"
+    hint = "Replay with the code that you have: `headrace replay ID --code here`."
+
+    def __str__(self) -> str:
+        why = f": {self.args[1]}" if self.args[1] else ""
+        return f"the code of version {self.args[0] or '(none)'} is not kept{why}"
 
 
 class NoSuchBucket(Unknown):

@@ -32,6 +32,7 @@ from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Counters
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.testing import InlinePool, ManualClock
+from headrace.runtime.versions import Versions
 from headrace.triggers.http import Http
 
 BEGIN = 1_800_000_000.0
@@ -332,6 +333,7 @@ class InlineNode:
             store=self.store,
             objects=self.objects,
             logs=self.logs,
+            versions=Versions(self.store, self.objects, in_thread=asyncio.to_thread),
             clock=self.clock,
             access=Access(self._tokens, hosts=self._hosts),
             in_thread=asyncio.to_thread,

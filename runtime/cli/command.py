@@ -28,6 +28,8 @@ COMMANDS = {
     "invocations": ("invocations:app", "List, show and cancel invocations."),
     "job": ("job:app", "Submit, list, show, redrive and cancel jobs."),
     "dead-letters": ("dead_letters:app", "List, show and redrive what failed for good."),
+    "why": ("why:why", "Say what holds an invocation, a job, a schedule or a function, and until when."),
+    "replay": ("replay:replay", "Run a past invocation here, with its payload and its code."),
     "logs": ("logs:logs", "Show what invocations printed."),
     "buckets": ("buckets:app", "List and make buckets."),
     "objects": ("objects:app", "Put, get and list objects."),

@@ -259,6 +259,25 @@ class Client:
         """
         return self._pages("/v1/invocations", {"function": function, "status": status, "tag": tag}, limit)
 
+    def why(self, name: str) -> Json:
+        """What holds an invocation, a job, a schedule or a function, and until when.
+
+        `name` is an id or a name. Raises UnknownSubject.
+        """
+        return self._get(f"/v1/why/{quote(name)}")
+
+    def payload(self, id: str) -> bytes:
+        """An invocation's event as it was recorded. Raises UnknownInvocation."""
+        return self._ok("GET", f"/v1/invocations/{quote(id, safe='')}/payload").body
+
+    def code_of(self, id: str) -> Json:
+        """Which version of the code ran an invocation's last attempt, and whether it is kept."""
+        return self._get(f"/v1/invocations/{quote(id, safe='')}/code")
+
+    def code(self, version: str) -> bytes:
+        """A version of the code, as a zip file. Raises UnknownVersion; needs the scope `code`."""
+        return self._ok("GET", f"/v1/code/{quote(version, safe='')}").body
+
     def cancel(self, id: str) -> Json:
         """Cancel an invocation: waiting, it never runs; running, its process is ended. Raises WrongState when
         it has ended.

@@ -6,6 +6,8 @@ from a count kept beside them; so a crash can neither leak a slot nor free one t
 
 import msgspec
 
+from headrace.runtime.model.spec import FunctionSpec
+
 KEY_MARK = "#"
 """Between a function's name and the key in the flow of a keyed invocation."""
 
@@ -32,6 +34,13 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 NO_LIMITS = Limits()
+
+
+def limits_of(spec: FunctionSpec, *, shared: bool) -> Limits:
+    """What claims of a function keep to. Its reserved concurrency is among them on a store that other nodes
+    claim from as well; a node that is alone keeps to it when it begins attempts.
+    """
+    return Limits(concurrency=spec.reserved_concurrency if shared else None)
 
 
 class Held(msgspec.Struct, frozen=True):

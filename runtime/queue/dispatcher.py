@@ -6,6 +6,7 @@ blocks it. What it holds is bounded: a window of claims per flow; everything els
 
 import asyncio
 import difflib
+import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -692,7 +693,7 @@ class Dispatcher:
         if applied.refused is not None:
             raise applied.refused
         error = {"code": "cancelled", "message": "cancelled before it began"}
-        self._call(self._watchers.pop(id, []), Ended(id, Status.CANCELLED, error=error))
+        self._ended(Ended(id, Status.CANCELLED, error=error))
         return True
 
     async def _cancel_ready(self, lane: Lane, claim: Claim, now: float) -> bool:
@@ -790,6 +791,46 @@ class Dispatcher:
     def is_running(self, id: int) -> bool:
         """Whether this node's pool holds the invocation."""
         return id in self._tokens
+
+    @property
+    def unrecorded(self) -> int:
+        """Outcomes that the store could not take yet; nothing begins while there are any."""
+        return len(self._unsettled)
+
+    def running_of(self, function: str) -> int:
+        """Attempts of a function, synchronous calls included, that the pool holds."""
+        found = self._window.gates.get(function)
+        return found.running if found is not None else 0
+
+    def running_s(self, id: int) -> float | None:
+        """For how many seconds an invocation has been executing here, 0 while it is placed behind others;
+        None when the pool does not hold it.
+        """
+        token = self._tokens.get(id)
+        if token is None:
+            return None
+        times = (seconds for pool in self._pools for other, seconds in pool.running() if other == token)
+        return next(times, 0.0)
+
+    def at_work(self, limit: int) -> list[tuple[str, float]]:
+        """What executes now, up to `limit`: (function, seconds since it began), the longest first."""
+        found = [
+            (held.spec.name, seconds)
+            for pool in self._pools
+            for token, seconds in pool.running()
+            if (held := self._running.get(token)) is not None
+        ]
+        return heapq.nlargest(limit, found, key=lambda item: item[1])
+
+    def ready_above(self, priority: int, *, beside: str) -> int:
+        """Claims of other flows than `beside` that are ready with a higher priority."""
+        return sum(
+            len(lane.ready)
+            for flow in self._window.flows.values()
+            if flow.name != beside
+            for lane in flow.lanes.values()
+            if lane.priority > priority and flow.open
+        )
 
     def counts(self) -> tuple[int, int, int]:
         """(attempts with the pool, claims ready, callers waiting for a worker)."""

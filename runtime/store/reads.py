@@ -5,7 +5,7 @@ Imports the floor and its own room. Plain functions over a connection that sees 
 
 from collections.abc import Sequence
 
-from headrace.runtime.model.invocation import Record, Status
+from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.store.database import POSTGRESQL, Database
 from headrace.runtime.store.page import ids, records
@@ -61,6 +61,24 @@ def _where(conditions: Sequence[str]) -> str:
 def ended(db: Database, asked: Sequence[int]) -> list[Record]:
     query = f"SELECT id FROM invocation WHERE {db.dialect.among('id')} AND status IN (2, 3, 4)"
     return records(db, ids(db, query, (db.dialect.listed(asked),)))
+
+
+def ahead(db: Database, invocation: Invocation, now: float, limit: int) -> int:
+    """By stretches of the index: each higher priority's due rows, then those before it in its own."""
+    count = 0
+    for priority in priorities(db, invocation.flow):
+        if priority < invocation.priority or count >= limit:
+            break
+        until = (
+            (invocation.due_at, invocation.id) if priority == invocation.priority else (now, (1 << 63) - 1)
+        )
+        [found] = db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM invocation WHERE status = 0 AND flow = ? AND priority = ?"
+            " AND (due_at, id) < (?, ?) LIMIT ?) AS before",
+            (invocation.flow, priority, *until, limit - count),
+        ).fetchone()
+        count += found
+    return count
 
 
 def counters(db: Database) -> dict[str, Counters]:

@@ -16,7 +16,7 @@ from typing import Any
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
 from headrace.runtime.model.audit import Audit, Reference
-from headrace.runtime.model.invocation import Claim, Record, Status
+from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
@@ -206,6 +206,9 @@ class SqliteStore:
 
     async def known(self, ids: Sequence[int]) -> set[int]:
         return await self._readers.ask(lambda db: reads.known(db, ids))
+
+    async def ahead(self, invocation: Invocation, *, now: float, limit: int) -> int:
+        return await self._readers.ask(lambda db: reads.ahead(db, invocation, now, limit))
 
     async def counters(self) -> dict[str, Counters]:
         return await self._readers.ask(reads.counters)
