@@ -119,8 +119,10 @@ class QueueStore(Protocol):
         none.
         """
 
-    async def flows(self) -> list[str]:
-        """The flows that have waiting invocations."""
+    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        """The flows that have waiting invocations, by their UTF-8 bytes: those after `after`, up to
+        `limit`.
+        """
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are

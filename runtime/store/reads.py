@@ -123,7 +123,7 @@ def counters(db: sqlite3.Connection) -> dict[str, Counters]:
             ).fetchall()
         )
         oldest: dict[str, float] = {}
-        for flow in flows(db)[:_FLOWS_MAX]:
+        for flow in flows(db, limit=_FLOWS_MAX):
             for function, accepted_at in _oldest(db, flow):
                 oldest[function] = min(accepted_at, oldest.get(function, accepted_at))
     finally:
@@ -156,14 +156,16 @@ def _oldest(db: sqlite3.Connection, flow: str) -> list[tuple[str, float]]:
     return found
 
 
-def flows(db: sqlite3.Connection) -> list[str]:
+def flows(db: sqlite3.Connection, after: str = "", limit: int | None = None) -> list[str]:
     """By jumps through the index from one flow to the next, whatever the number of rows."""
     return [
         flow
         for [flow] in db.execute(
-            "WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE status = 0 UNION ALL"
+            "WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE status = 0 AND flow > :after"
+            " UNION ALL"
             " SELECT (SELECT min(i.flow) FROM invocation i WHERE i.status = 0 AND i.flow > f.flow) FROM f"
-            " WHERE f.flow IS NOT NULL) SELECT flow FROM f WHERE flow IS NOT NULL"
+            " WHERE f.flow IS NOT NULL) SELECT flow FROM f WHERE flow IS NOT NULL LIMIT :limit",
+            {"after": after, "limit": -1 if limit is None else limit},
         )
     ]
 
