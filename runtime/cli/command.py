@@ -28,6 +28,7 @@ COMMANDS = {
     "invocations": ("invocations:app", "List, show and cancel invocations."),
     "job": ("job:app", "Submit, list, show, redrive and cancel jobs."),
     "dead-letters": ("dead_letters:app", "List, show and redrive what failed for good."),
+    "closures": ("closures:app", "List what functions have closed by RetryAfter, and open it."),
     "logs": ("logs:logs", "Show what invocations printed."),
     "buckets": ("buckets:app", "List and make buckets."),
     "objects": ("objects:app", "Put, get and list objects."),

@@ -9,6 +9,7 @@ import hashlib
 import msgspec
 
 from headrace.runtime.errors import BadRequest
+from headrace.runtime.model.spec import FunctionSpec
 
 KEY_MARK = "#"
 """Between a function's name and the key in the flow of a keyed invocation."""
@@ -39,6 +40,16 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 NO_LIMITS = Limits()
+
+
+def limits_of(spec: FunctionSpec, *, shared: bool) -> Limits:
+    """What claims of a function keep to. Its reserved concurrency is among them on a store that other nodes
+    claim from as well; a node that is alone keeps to it when it begins attempts.
+    """
+    return Limits(
+        spec.reserved_concurrency if shared else None, spec.key_concurrency, spec.rate, spec.rate_burst
+    )
+
 
 _WHOLE = 1e-6
 # A token is whole although its moments were rounded: they have 17 digits, of which 10 stand before the point.
@@ -85,7 +96,7 @@ def check_key(key: str) -> str:
         raise BadRequest(
             f"the concurrency key has {size:,} bytes", f"It must have 1 to {KEY_BYTES_MAX} bytes of UTF-8."
         )
-    if "\0" in key or not key.isascii() and _lone_surrogate(key):
+    if "\0" in key or (not key.isascii() and _lone_surrogate(key)):
         raise BadRequest("the concurrency key has a NUL or half a surrogate pair", "Use plain text.")
     return key
 

@@ -10,7 +10,7 @@ import itertools
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +290,9 @@ class LocalPool:
             link.done += 1
             learn(attempt.function, duration)
             reports.append(Report(attempt.token, outcome))
+            if outcome.kind == "retry_after":
+                # The worker begins nothing behind it by itself, since that may be what was just closed.
+                reports.extend(Report(stolen.token, Outcome("returned")) for stolen in link.steal())
 
     def _outcome(self, link: Link, result: list[Any], since_epoch: float) -> Outcome:
         """The outcome of a result that is more than a value."""
@@ -629,6 +632,18 @@ class LocalPool:
         if executing is not None and executing[0] == seq:
             link.doom = doom_by_wish(seq)
             self._end_worker(link, self._watch.next_means(link.doom, self._clock.monotonic()))
+
+    def recall(self, tokens: Collection[int]) -> None:
+        """See Pool. A worker is asked for all that it has not begun: it would begin what stays behind it."""
+        wanted = set(tokens)
+        reports = [
+            Report(stolen.token, Outcome("returned"))
+            for link in self._links.values()
+            if any(attempt.token in wanted for attempt in link.held.values())
+            for stolen in link.steal()
+        ]
+        if reports:
+            self._loop.call_soon(self._report, reports)
 
     def running(self) -> list[tuple[int, float]]:
         """See Pool."""

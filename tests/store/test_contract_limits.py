@@ -57,7 +57,7 @@ async def test_no_more_of_a_function_is_claimed_than_its_concurrency_over_all_no
 
 async def test_other_functions_claims_and_plain_claims_count_as_they_should(store: Store) -> None:
     limits = Limits(concurrency=2)
-    await put_claimed(store, request(1), request(2, function="app.g"))  # one of f is held since its acceptance
+    await put_claimed(store, request(1), request(2, function="app.g"))  # claimed with their acceptance
     await put(store, request(3), request(4))
 
     assert [claim.invocation.id for claim in await take(store, limits)] == [3]
