@@ -25,7 +25,7 @@ from headrace.runtime.model.limits import (
 from headrace.runtime.queue.lane import Flow, FunctionGate, Meter
 from headrace.runtime.store.protocol import QueueStore
 
-READY = 4
+READY = 8
 """Claims of a metered function that are held ready while fewer of its attempts run; else as many as run."""
 
 KEY_PORTION = 2
