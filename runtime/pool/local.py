@@ -240,6 +240,8 @@ class LocalPool:
         self._receive(link, reports)
         if reports:
             self._report(reports)
+        else:
+            self._tell_room()  # a worker that had only skipped what was taken back is open again
 
     def _receive(self, link: Link, reports: list[Report], *, all_of_it: bool = False) -> None:
         try:
@@ -321,7 +323,12 @@ class LocalPool:
         if self._stopping:
             if not any(link.held for link in self._links.values()):
                 self._quiet.set()
-        elif self._refused:
+        else:
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        """There may be room again for what was refused."""
+        if self._refused and not self._stopping:
             self._refused = False
             self._events.room()
 
@@ -572,6 +579,8 @@ class LocalPool:
                 self._retire(link)
         if reports:
             self._report(reports)
+        elif self._placement.resting:
+            self._tell_room()  # a worker was replaced while nothing ended
 
     def _check(self, link: Link, now: float, reports: list[Report], *, measure: bool) -> None:
         means = self._watch.look(link, now, measure=measure)
