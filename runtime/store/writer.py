@@ -61,7 +61,7 @@ class Writer:
         self._clock = clock
         self._cold = cold
         self._gather = gather
-        # None comes last: the end. A queue of C code, since a `threading.Event` costs more than a short commit.
+        # None comes last: the end. A queue of C code: a `threading.Event` costs as much as a short commit.
         self._waiting: SimpleQueue[_Item | _Call | None] = SimpleQueue()
         self._stopping = False
         self._loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ class Writer:
             self._answer(items, self._record(items))
         if item is None:
             return False
-        self._serve(item)  # type: ignore[arg-type]
+        self._serve(item)
         return True
 
     def _record(self, items: list[_Item]) -> list[Answer]:
