@@ -431,7 +431,7 @@ def _check_path(declared: Declared, trigger: Any) -> None:
             )
 
 
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?) */ *(s|m|h)(?:: *([0-9]+))?")
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?) */ *(s|m|h)(?: *: *([0-9]+))?")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -6,6 +6,7 @@ blocks it. What it holds is bounded: a window of claims per flow; everything els
 
 import asyncio
 import difflib
+import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,10 +21,11 @@ from headrace.runtime.errors import (
     RetryAfter,
     Throttled,
     UnknownFunction,
+    WrongState,
 )
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import Ids
-from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Status
+from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Record, Status
 from headrace.runtime.model.limits import (
     KEY_MARK,
     NO_LIMITS,
@@ -107,6 +109,7 @@ class _Running(msgspec.Struct, gc=False, eq=False):
     claim: Claim | None
     future: Any = None
     marked: bool = False
+    fenced: bool = False
     payload: bytes = b""
     progress: dict[str, Any] | None = None
 
@@ -140,6 +143,7 @@ class Dispatcher:
         on_error: Callable[[str, Mapping[str, Any]], None] | None = None,
         sync_wait_s: float = 1.0,
         window: int = WINDOW,
+        spare: int = 16,
     ) -> None:
         self._store = store
         self._node = node
@@ -164,6 +168,7 @@ class Dispatcher:
             node=node,
             clock=clock,
             size=window,
+            spare=spare,
             loaded=lambda function: function in self._specs,
             ready=self.dispatch,
             spawn=self._spawn,
@@ -242,14 +247,8 @@ class Dispatcher:
     async def refresh(self) -> None:
         """Take over the pauses and closures that the store has: another node may have changed them."""
         window = self._window
-        paused = await self._store.paused()
+        self.paused_are(await self._store.paused())
         closed = {c.name: c.until_at for c in await self._store.closures(now=self._clock.now())}
-        for gate in list(window.gates.values()):
-            if gate.paused != (gate.name in paused):
-                window.pause(gate, paused=not gate.paused)
-        for name in paused:
-            if name not in window.gates:
-                window.gate(name).paused = True
         for name in [name for name in window.closures if name not in closed]:
             window.reopen(name)
         for name, until in closed.items():
@@ -354,12 +353,13 @@ class Dispatcher:
         *,
         before: Sequence[Write] = (),
         now: float | None = None,
+        on_disk: Callable[[], None] | None = None,
     ) -> None:
         """Record new invocations, all or none, after the writes in `before`; `done` gets one Applied for each
         of `puts`.
 
         With a refusal each of them carries it. What is due is claimed in the same step, and dispatched as
-        soon as it is durable.
+        soon as it is durable. `on_disk` is as in `QueueStore.submit`.
         """
         if now is None:
             now = self._clock.now()
@@ -401,7 +401,7 @@ class Dispatcher:
                     window.refill(flow)
             done(result)
 
-        self._store.submit([*before, *puts] if before else puts, committed, now=now)
+        self._store.submit([*before, *puts] if before else puts, committed, now=now, on_disk=on_disk)
 
     async def accept(self, puts: list[Put], *, before: Sequence[Write] = ()) -> list[Applied]:
         """`submit`, awaited. Raises the refusal when there was one."""
@@ -493,6 +493,7 @@ class Dispatcher:
             return
         rotation, running, tokens = window.rotation, self._running, self._tokens
         now = self._clock.now()
+        begun = 0
         while (lane := rotation.peek()) is not None:
             flow, ready = lane.flow, lane.ready
             for _ in range(rotation.turn(lane)):
@@ -519,8 +520,10 @@ class Dispatcher:
                     invocation.payload_ref,
                 )
                 if not pool.offer(attempt):
+                    window.began(begun)
                     return
                 rotation.take(lane)
+                begun += 1
                 running[token] = _Running(invocation.id, spec, flow, lane, claim)
                 tokens[invocation.id] = token
                 flow.running += 1
@@ -529,6 +532,7 @@ class Dispatcher:
                     window.metering.begun(flow.gate)
             if flow.more and flow.loading is None:
                 window.refill(flow)
+        window.began(begun)
 
     def reports(self, reports: Sequence[Report]) -> None:
         """Attempts have ended; called by the pool."""
@@ -557,6 +561,8 @@ class Dispatcher:
                 self._answer(held, outcome)
                 continue
             tokens.pop(held.id, None)
+            if held.fenced:  # its claim is another node's by now
+                continue
             closed = flow.closed and self._window.open
             if outcome.kind == "returned" and not closed:
                 self._requeue(held, claim)
@@ -784,12 +790,19 @@ class Dispatcher:
         """
         token = self._tokens.get(id)
         if token is not None:
-            return any(pool.kill(token) for pool in self._pools)
+            return self._kill(token)
         now = self._clock.now()
         found = self._window.find(id)
         if found is not None:
             return await self._cancel_ready(*found, now)
         [applied] = await self._store.apply([CancelWaiting(id)], now=now)
+        if (
+            isinstance(applied.refused, WrongState)
+            and self._store.shared
+            and applied.refused.args[1] == "claimed"
+        ):
+            await self._store.tell(f"cancel:{id}")  # another node runs it
+            return True
         if applied.refused is not None:
             raise applied.refused
         error = {"code": "cancelled", "message": "cancelled before it began"}
@@ -818,7 +831,7 @@ class Dispatcher:
         """Stop every running invocation of a job."""
         for token, held in list(self._running.items()):
             if held.claim is not None and held.claim.invocation.job == job:
-                any(pool.kill(token) for pool in self._pools)
+                self._kill(token)
 
     async def pause(self, function: str, *, paused: bool) -> None:
         """Stop starting a function's invocations, or go on. The backlog is kept. Raises UnknownFunction."""
@@ -855,6 +868,9 @@ class Dispatcher:
         if tokens:
             for pool in self._pools:
                 pool.recall(tokens)
+
+    def _kill(self, token: int) -> bool:
+        return any(pool.kill(token) for pool in self._pools)
 
     def output(self, id: int) -> bytes:
         """What a running invocation has printed so far."""
@@ -919,9 +935,102 @@ class Dispatcher:
                 out[held.spec.name] = out.get(held.spec.name, 0) + 1
         return out
 
+    # ---- among other nodes ----
+
+    def only_queued(self, function: str) -> bool:
+        """Whether calls go the durable way, because a limit over all nodes is held in the claim."""
+        return self._store.shared and limits_of(self.spec(function), shared=True).any
+
+    def paused_are(self, names: set[str]) -> None:
+        """These functions are paused, and no others, as the store says."""
+        window = self._window
+        for gate in list(window.gates.values()):
+            if gate.paused and gate.name not in names:
+                window.pause(gate, paused=False)
+        for name in names:
+            gate = window.gate(name)
+            if not gate.paused:
+                window.pause(gate, paused=True)
+
+    def heard(self, flow: str, function: str) -> None:
+        """Another node says that something of the flow can be claimed."""
+        if self._window.open and function in self._specs:
+            self._window.wake(flow, function)
+
+    def flow_known(self, name: str) -> bool:
+        """Whether the flow is in the window."""
+        return name in self._window.flows
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other node claims from this store."""
+        return self._window.alone
+
+    def wake_flow(self, name: str) -> None:
+        """Something of a flow that is in the window can be claimed."""
+        self._window.need(self._window.flows[name])
+
+    def cancel_here(self, id: int) -> bool:
+        """Stop an invocation if this node runs it."""
+        token = self._tokens.get(id)
+        return token is not None and self._kill(token)
+
+    async def share(self, *, alone: bool) -> None:
+        """Other nodes have come, or all have gone: hold ready only what keeps nobody else idle."""
+        if self._window.alone == alone:
+            return
+        self._window.alone = alone
+        if not alone:
+            excess = self._window.excess()
+            if excess:
+                await self._window.hand_back(excess)
+
+    def fence(self) -> None:
+        """The node's lease may have run out: drop what is ready, stop what runs, and report nothing of it."""
+        window = self._window
+        window.open = False
+        for flow in window.flows.values():
+            window.empty(flow)
+        for token, held in list(self._running.items()):
+            if held.claim is not None and not held.fenced:
+                held.fenced = True
+                self._kill(token)
+
+    async def rejoin(self, node: str) -> None:
+        """Go on under a new node id, after `fence`; the old id's claims are no longer this node's."""
+        if not self._accepting:
+            return
+        window = self._window
+        self._node = node
+        window.become(node)
+        window.open = True
+        for flow in list(window.flows.values()):
+            window.need(flow)
+        await self.look_again()
+
+    async def look_again(self) -> None:
+        """Look at every flow of which the store has something waiting."""
+        if self._window.open:
+            await self._find_flows()
+
+    def watched(self, limit: int) -> list[int]:
+        """Up to `limit` invocations that somebody here waits for."""
+        return list(itertools.islice(self._watchers, limit))
+
+    def tell_ended(self, record: Record) -> None:
+        """An invocation that another node may have run has ended: those who wait for it learn how."""
+        id = record.invocation.id
+        watchers = self._watchers.pop(id, [])
+        result = record.result or b""
+        ended = Ended(id, record.status, result, record.result_ref, record.error, record.attempts)
+        if self.on_end is not None:
+            self.on_end(ended)
+        self._call(watchers, ended)
+
     async def _mark_long(self) -> None:
         while True:
             await self._clock.sleep(MARK_AFTER_S)
+            self._window.measure()
             if not self._running:
                 continue
             now = self._clock.now()

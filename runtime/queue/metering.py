@@ -69,7 +69,7 @@ class Ready(Protocol):
 
 
 class Metering:
-    """Asks the store for claims of metered functions. `ready` is called when some have come."""
+    """Asks the store for claims of metered functions, for `node`. `ready` is called when some have come."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Metering:
     ) -> None:
         self._store = store
         self._window = window
-        self._node = node
+        self.node = node
         self._clock = clock
         self._loaded = loaded
         self._ready = ready
@@ -254,10 +254,10 @@ class Metering:
             now = self._clock.now()
             limits = self._limits_of(meter, flow, name)
             claims = await self._store.claim(
-                self._node, flow=name, limit=portion, now=now, function=gate.name, limits=limits
+                self.node, flow=name, limit=portion, now=now, function=gate.name, limits=limits
             )
-            until = window.closed_until(key_of(name))
-            if not window.open or gate.paused or gate.closed or flow.closed or until is not None:
+            shut = gate.paused or gate.closed or flow.closed or window.closed_until(key_of(name)) is not None
+            if shut or not window.open or (claims and claims[0].node != self.node):
                 await self._store.release(claims)
                 again = True
             else:

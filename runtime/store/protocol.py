@@ -80,12 +80,22 @@ class LedgerRow(msgspec.Struct, kw_only=True):
 class QueueStore(Protocol):
     """What the dispatcher asks."""
 
-    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
+    def submit(
+        self,
+        writes: Sequence[Write],
+        done: Done,
+        *,
+        now: float,
+        on_disk: Callable[[], None] | None = None,
+    ) -> None:
         """Record `writes`, atomically; `done` is called on the event loop once they are durable.
 
         It gets one Applied a write, in order, or the error that kept the database from recording them. When
         one write is refused, none of the list is recorded, and each of the others answers with the same
         refusal. Lists are recorded in the order of the calls. Returns at once; never blocks the event loop.
+
+        `on_disk` spares a waiting thread one turn of the event loop: it is called before `done`, on a thread
+        of the store's own, once all of the list is durable and nothing of it was refused. It must be quick.
         """
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
@@ -98,9 +108,12 @@ class QueueStore(Protocol):
         """Whether other nodes may claim from this store too, so that limits must be held in the claim."""
 
     def listen(self, wake: Callable[[str], None]) -> None:
-        """Call `wake` on the event loop with the name of a flow of which another node has made something
-        claimable, with `control` when a pause or a closure changed, with `*` when anything may have. Never
-        called where `shared` is False; may be called without need. Set before `start`.
+        """Call `wake` on the event loop with a word of another node's.
+
+        It is the name of a flow of which something became claimable; `moved:ID` when a job was planned, moved
+        or redriven; `control` when a pause, a closure or the set of nodes changed; `cancel:ID` as `tell` was
+        given; `*` when anything may have happened unheard. Never called where `shared` is False; may be
+        called without need. Set before `start`.
         """
 
     async def claim(
@@ -128,6 +141,15 @@ class QueueStore(Protocol):
         """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are
         ignored.
         """
+
+    async def tell(self, word: str) -> None:
+        """Say a word to the `listen` of every other node. It may be lost: what must not be is recorded."""
+
+    async def moment(self) -> float | None:
+        """What time it is for all nodes, in epoch seconds; None where this node's own clock decides."""
+
+    async def nodes(self, *, now: float) -> list[str]:
+        """The nodes whose leases have not run out."""
 
     async def join(self, node: str, *, until: float, now: float) -> int:
         """Begin a node's lease and get its number, unique among live nodes."""
@@ -252,6 +274,12 @@ class Store(QueueStore, InvocationStore, JobStore, TriggerStore, Protocol):
 
     async def stop(self) -> None:
         """Record what was submitted, then close. Twice is harmless."""
+
+    @property
+    def lock_fd(self) -> int | None:
+        """The descriptor of a lock that children should inherit, so that no other node begins before they are
+        gone; None where there is none.
+        """
 
     async def health(self) -> dict[str, Any]:
         """Facts for operators: file, schema, journal mode, sizes in bytes, commits, the longest recent commit

@@ -40,7 +40,7 @@ class _Call:
         self.run, self.future = run, future
 
 
-_Item = tuple[Sequence[Write], Done, float]
+_Item = tuple[Sequence[Write], Done, float, Callable[[], None] | None]
 
 
 class Writer:
@@ -61,7 +61,7 @@ class Writer:
         self._clock = clock
         self._cold = cold
         self._gather = gather
-        # None comes last: the end. A queue of C code, since a `threading.Event` costs more than a short commit.
+        # None comes last: the end. A queue of C code: a `threading.Event` costs as much as a short commit.
         self._waiting: SimpleQueue[_Item | _Call | None] = SimpleQueue()
         self._stopping = False
         self._loop = asyncio.get_running_loop()
@@ -72,12 +72,14 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, writes: Sequence[Write], done: Done, now: float) -> None:
+    def submit(
+        self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
+    ) -> None:
         if self._stopping or self._waiting.qsize() >= WAITING_MAX:
             why = "the store is stopped" if self._stopping else "too many writes are waiting for the disk"
             self._loop.call_soon(done, StoreUnavailable(why))
             return
-        self._waiting.put((writes, done, now))
+        self._waiting.put((writes, done, now, on_disk))
 
     async def call(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """What `run` returns or raises, on the thread, after all that was submitted before."""
@@ -124,12 +126,12 @@ class Writer:
             self._answer(items, self._record(items))
         if item is None:
             return False
-        self._serve(item)  # type: ignore[arg-type]
+        self._serve(item)
         return True
 
     def _record(self, items: list[_Item]) -> list[Answer]:
         began = self._clock.monotonic()
-        lists = [(writes, now) for writes, _, now in items]
+        lists = [(writes, now) for writes, _, now, _ in items]
         carefully = False
         transaction = Transaction(self._db, self._claims, self._cold, self._gather)
         while True:
@@ -159,7 +161,13 @@ class Writer:
         transaction.undo()
 
     def _answer(self, items: list[_Item], answers: list[Answer]) -> None:
-        self._on_loop(_deliver, [done for _, done, _ in items], answers)
+        for item, answer in zip(items, answers, strict=True):
+            if item[3] is not None and isinstance(answer, list) and answer[0].refused is None:
+                try:
+                    item[3]()
+                except Exception as error:  # one caller's mistake must not end the thread
+                    self._on_loop(_complain, error)
+        self._on_loop(_deliver, [item[1] for item in items], answers)
 
     def _serve(self, call: _Call) -> None:
         try:
@@ -185,9 +193,13 @@ def _deliver(dones: list[Done], answers: list[Answer]) -> None:
         try:
             done(answer)
         except Exception as error:  # one caller's mistake must not keep the others from their answers
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a caller failed on the answer to its writes", "exception": error}
-            )
+            _complain(error)
+
+
+def _complain(error: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "a caller failed on the answer to its writes", "exception": error}
+    )
 
 
 def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
