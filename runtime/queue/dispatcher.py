@@ -224,11 +224,11 @@ class Dispatcher:
         window = self._window
         for name in paused:
             window.gate(name).paused = True
+        for closure in await self._store.closures(now=self._clock.now()):
+            window.close(closure.name, closure.until_at)
         window.open = True
         self._spawn(window.run_timers())
         self._spawn(self._mark_long())
-        for closure in await self._store.closures(now=self._clock.now()):
-            window.close(closure.name, closure.until_at)
         await self._find_flows()
 
     async def _find_flows(self) -> None:
@@ -247,10 +247,13 @@ class Dispatcher:
     async def refresh(self) -> None:
         """Take over the pauses and closures that the store has: another node may have changed them."""
         window = self._window
+        known = list(window.closures)
+        await self._store.apply([], now=self._clock.now())  # what was closed here is recorded by then
         self.paused_are(await self._store.paused())
         closed = {c.name: c.until_at for c in await self._store.closures(now=self._clock.now())}
-        for name in [name for name in window.closures if name not in closed]:
-            window.reopen(name)
+        for name in known:
+            if name not in closed:
+                window.reopen(name)
         for name, until in closed.items():
             self._close(name, until)
 

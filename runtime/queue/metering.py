@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import StoreUnavailable
+from headrace.runtime.errors import HeadraceError
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import (
     KEY_MARK,
@@ -241,11 +241,11 @@ class Metering:
                 return 0
             return min(room, meter.limits.key_concurrency or KEY_PORTION, KEY_PORTION)
         flow = gate.flows.get(name)
-        if flow is not None and flow.closed:
+        if flow is None:
+            return 0 if name.startswith("job:") else room  # a job that has ended here is forgotten
+        if flow.closed:
             return 0
-        if flow is not None and flow.limit is not None:
-            return min(room, flow.limit - flow.running - flow.held)
-        return room
+        return room if flow.limit is None else min(room, flow.limit - flow.running - flow.held)
 
     async def _ask(self, gate: FunctionGate, meter: Meter, name: str, portion: int) -> None:
         window, again = self._window, False
@@ -265,7 +265,7 @@ class Metering:
                 again = len(claims) >= portion
                 if not again:
                     await self._look(gate, meter, flow, name, limits, now)
-        except StoreUnavailable as error:
+        except HeadraceError as error:  # a full disk too: what is left of a rate is recorded with the claim
             self._on_error("the queue could not be read; trying again", {"flow": name, "error": str(error)})
             self.wake_at(gate, name, self._clock.now() + POLL_S)
         finally:
@@ -316,7 +316,7 @@ class Metering:
             meter.cursor, meter.unlisted = prefix, False
         try:
             names = await self._store.flows(after=meter.cursor, limit=PORTION)
-        except StoreUnavailable as error:
+        except HeadraceError as error:
             self._on_error("the queue could not be read; trying again", {"error": str(error)})
             meter.unlisted, meter.cursor = False, None
             self._wake_at(gate, prefix + _LIST, self._clock.now() + POLL_S)
