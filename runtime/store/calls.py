@@ -60,11 +60,17 @@ def claim_within(
     limit = min(limit, whole_tokens(tokens))
     claimed = claim(db, claims, node, flow, limit, now) if limit > 0 else []
     if claimed:
-        db.execute(
-            "INSERT INTO gate (function, tokens, refilled_at) VALUES (?, ?, ?) ON CONFLICT (function)"
-            " DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at",
-            (function, tokens - len(claimed), now),
-        )
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(
+                "INSERT INTO gate (function, tokens, refilled_at) VALUES (?, ?, ?) ON CONFLICT (function)"
+                " DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at",
+                (function, tokens - len(claimed), now),
+            )
+            db.execute("COMMIT")
+        except Exception:
+            _free(claims, claimed)  # the queue's head goes back to them
+            raise
     return claimed
 
 
