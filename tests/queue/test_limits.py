@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace import App, RetryAfter, RetryPolicy
+from headrace import App, Items, RetryAfter, RetryPolicy
 from headrace.runtime.errors import BadRequest, Throttled
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.limits import KEY_BYTES_MAX, flow_of, key_at
@@ -356,6 +356,26 @@ async def test_the_keys_of_a_function_share_its_turns(tmp_path: Path) -> None:
             await node.quiet()
         plain = node.diary.order.count("p")
     assert 15 <= plain <= 25
+
+
+async def test_a_jobs_chunks_keep_to_its_rate(tmp_path: Path) -> None:
+    app, began, nodes = App("mine"), list[float](), list[InlineNode]()
+
+    @app.job(split=Items(), rate="1/s:2")
+    def dig(chunk: Any) -> int:
+        began.append(nodes[0].clock.now())
+        return 1
+
+    async with InlineNode(tmp_path, app, workers=4) as node:
+        nodes.append(node)
+        job = await node.coordinator.submit("mine.dig", {"items": list(range(6))})
+        for _ in range(60):
+            await node.quiet(6)
+            await node.clock.advance(0.25)
+        found = await node.coordinator.job(job)
+    assert found.status == "succeeded"
+    assert len(began) == 6
+    windows(began, 1, 2)
 
 
 # ---- RetryAfter ----
