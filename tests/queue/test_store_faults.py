@@ -9,10 +9,11 @@ import pytest
 from headrace import App
 from headrace.runtime.errors import StorageFull
 from headrace.runtime.model.invocation import Status
+from headrace.runtime.store.database import SqliteDatabase
 from tests.inline_node import InlineNode
 
 
-class FullDisk(sqlite3.Connection):
+class FullDisk(SqliteDatabase):
     """Fails every commit while `full`, as SQLite does on a full disk."""
 
     full: ClassVar[bool] = False
