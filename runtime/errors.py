@@ -344,6 +344,30 @@ class Throttled(Retryable):
         self.retry_after_s = retry_after_s
 
 
+class RetryAfter(Throttled):
+    """Raised in a function: try again later, which costs no attempt: (seconds, key).
+
+    Until then nothing of the key is begun, in any function; without one, nothing of the invocation's own
+    concurrency key; and when it has none, nothing of the function. `seconds` are 0 to a year.
+    """
+
+    code = "retry_after"
+    hint = "Try again after the time in Retry-After."
+
+    def __init__(self, seconds: float, key: str | None = None) -> None:
+        if not 0 <= seconds <= 366 * 86_400:
+            raise ValueError(f"RetryAfter takes 0 to {366 * 86_400} seconds, not {seconds!r}")
+        if key is not None and not (isinstance(key, str) and 0 < len(key.encode("utf-8", "replace")) <= 256):
+            raise ValueError("RetryAfter takes a key of 1 to 256 bytes")
+        HeadraceError.__init__(self, seconds, key)
+        self.retry_after_s = float(seconds)
+        self.key = key
+
+    def __str__(self) -> str:
+        shown = f" for the key {self.key!r}" if self.key is not None else ""
+        return f"not before {self.retry_after_s:g} s from now{shown}"
+
+
 class NodeStopping(Retryable):
     """The node is shutting down: (message)."""
 

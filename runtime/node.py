@@ -586,8 +586,7 @@ class Node:
 
     async def _control(self) -> None:
         """Do what operators, or functions, told other nodes."""
-        assert self._store is not None
-        self.dispatcher.paused_are(await self._store.paused())
+        await self.dispatcher.refresh()
 
     def _on_moment(self, moment: float) -> None:
         """What time it is for all nodes of the store."""

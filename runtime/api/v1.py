@@ -86,6 +86,9 @@ class Api:
             on("GET", "/v1/functions/{name}", self.function, "read"),
             on("POST", "/v1/functions/{name}/pause", self.pause, "write"),
             on("POST", "/v1/functions/{name}/resume", self.resume, "write"),
+            on("GET", "/v1/closures", self.closures, "read"),
+            on("POST", "/v1/closures/{name:path}/open", self.open, "write"),
+            on("DELETE", "/v1/closures/{name:path}", self.open, "write"),
             on("GET", "/v1/dead-letters", self.dead_letters, "read"),
             on("POST", "/v1/dead-letters/redrive", self.redrive_many, "write"),
             on("POST", "/v1/dead-letters/{id}/redrive", self.redrive, "write"),
@@ -385,6 +388,20 @@ class Api:
     async def resume(self, request: Request) -> Response:
         await self._services.dispatcher.pause(request.path_params["name"], paused=False)
         return answer({"function": request.path_params["name"], "paused": False})
+
+    # ---- closures ----
+
+    async def closures(self, request: Request) -> Response:
+        services = self._services
+        found = await services.store.closures(now=services.clock.now())
+        return answer({"items": msgspec.to_builtins(found)})
+
+    async def open(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if not name.startswith(("function:", "key:")):
+            raise BadRequest(f"{name!r} is no closure's name", "Use function:NAME or key:KEY.")
+        await self._services.dispatcher.open(name)
+        return answer({"name": name, "open": True})
 
     # ---- dead letters ----
 
@@ -868,7 +885,12 @@ def _shown_spec(spec: FunctionSpec, paused: set[str]) -> dict[str, Any]:
         "memory_bytes": spec.memory_bytes,
         "retries": spec.retry.retries,
         "max_age_s": spec.max_age_s,
+        "memory_max_bytes": spec.memory_max_bytes,
         "reserved_concurrency": spec.reserved_concurrency,
+        "rate": spec.rate,
+        "rate_burst": spec.rate_burst if spec.rate is not None else None,
+        "concurrency_key": ".".join(spec.concurrency_key) or None,
+        "key_concurrency": spec.key_concurrency,
         "weight": spec.weight,
         "priority": spec.priority,
         "on_failure": spec.on_failure,

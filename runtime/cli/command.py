@@ -30,6 +30,7 @@ COMMANDS = {
     "dead-letters": ("dead_letters:app", "List, show and redrive what failed for good."),
     "why": ("why:why", "Say what holds an invocation, a job, a schedule or a function, and until when."),
     "replay": ("replay:replay", "Run a past invocation here, with its payload and its code."),
+    "closures": ("closures:app", "List what functions have closed by RetryAfter, and open it."),
     "logs": ("logs:logs", "Show what invocations printed."),
     "buckets": ("buckets:app", "List and make buckets."),
     "objects": ("objects:app", "Put, get and list objects."),

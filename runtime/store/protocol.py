@@ -133,8 +133,10 @@ class QueueStore(Protocol):
         none.
         """
 
-    async def flows(self) -> list[str]:
-        """The flows that have waiting invocations, perhaps without those of which all are claimed."""
+    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        """The flows that have waiting invocations, perhaps without those of which all are claimed, by their
+        UTF-8 bytes: those after `after`, up to `limit`.
+        """
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are

@@ -171,8 +171,8 @@ class PostgresStore:
     async def nodes(self, *, now: float) -> list[str]:
         return await self._readers.ask(lambda db: claims.nodes(db, now))
 
-    async def flows(self) -> list[str]:
-        return await self._readers.ask(reads.flows)
+    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        return await self._readers.ask(lambda db: reads.flows(db, after, limit))
 
     async def release(self, given_back: Sequence[Claim]) -> None:
         await self._writer.call(lambda db: claims.release(db, given_back), changed=bool)
