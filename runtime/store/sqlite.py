@@ -15,14 +15,16 @@ from typing import Any
 
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import calls, jobsteps, reads, retention, schedules, steps
+from headrace.runtime.store import audit, calls, jobsteps, reads, retention, schedules, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import Database, SqliteDatabase
 from headrace.runtime.store.holder import Holder
+from headrace.runtime.store.longread import LongReader
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
 from headrace.runtime.store.readers import Readers
 from headrace.runtime.store.version import SCHEMA
@@ -56,6 +58,7 @@ class SqliteStore:
         self._claims = Claims()
         self._db: SqliteDatabase | None = None
         self._running: tuple[Writer, Readers] | None = None
+        self._long = LongReader(self.path)
 
     # ---- life ----
 
@@ -70,6 +73,7 @@ class SqliteStore:
             self._holder.drop()
             raise
         self._running = (writer, Readers(self.path))
+        self._long = LongReader(self.path)
         writer.start()
 
     async def stop(self) -> None:
@@ -77,6 +81,7 @@ class SqliteStore:
             return
         (writer, readers), self._running = self._running, None
         await writer.stop()
+        await asyncio.to_thread(self._long.stop)
         await asyncio.to_thread(readers.stop)
         if self._db is not None:
             await asyncio.to_thread(self._db.close)
@@ -111,8 +116,15 @@ class SqliteStore:
 
     # ---- the queue ----
 
-    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
-        self._writer.submit(writes, done, now)
+    def submit(
+        self,
+        writes: Sequence[Write],
+        done: Done,
+        *,
+        now: float,
+        on_disk: Callable[[], None] | None = None,
+    ) -> None:
+        self._writer.submit(writes, done, now, on_disk)
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
         future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()
@@ -255,6 +267,14 @@ class SqliteStore:
 
     async def pause_schedule(self, name: str, *, paused: bool) -> None:
         await self._writer.call(lambda db: schedules.pause_schedule(db, name, paused))
+
+    # ---- audits ----
+
+    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
+        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
+
+    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
+        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 
