@@ -8,6 +8,7 @@ connection finds out whether it happened, so that nobody is told that their writ
 
 import asyncio
 import contextlib
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ class _Call:
         self.run, self.changed, self.future = run, changed, future
 
 
-_Item = tuple[Sequence[Write], Done, float]
+_Item = tuple[Sequence[Write], Done, float, Callable[[], None] | None]
 
 
 class Writer:
@@ -84,8 +85,7 @@ class Writer:
         self._cold = cold
         self._gather = gather
         self._patience_s = patience_s
-        self._waiting: deque[_Item | _Call] = deque()
-        self._wake = threading.Event()
+        self._waiting: queue.SimpleQueue[_Item | _Call | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._lost_at: float | None = None
         self._tried_at = 0.0
@@ -100,14 +100,14 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, writes: Sequence[Write], done: Done, now: float) -> None:
-        if self._ending.is_set() or len(self._waiting) >= WAITING_MAX:
+    def submit(
+        self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
+    ) -> None:
+        if self._ending.is_set() or self._waiting.qsize() >= WAITING_MAX:
             why = "the store is stopped" if self._ending.is_set() else "too many writes wait for the database"
             self._loop.call_soon(done, StoreUnavailable(why))
             return
-        self._waiting.append((writes, done, now))
-        if not self._wake.is_set():
-            self._wake.set()
+        self._waiting.put((writes, done, now, on_disk))
 
     async def call(
         self, run: Callable[[PostgresDatabase], T], *, changed: Callable[[T], bool] = lambda _: True
@@ -119,8 +119,7 @@ class Writer:
         if self._ending.is_set():
             raise StoreUnavailable("the store is stopped")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Call(run, changed, future))
-        self._wake.set()
+        self._waiting.put(_Call(run, changed, future))
         return await future
 
     async def stop(self) -> None:
@@ -128,12 +127,12 @@ class Writer:
         if self._ending.is_set():
             return
         self._ending.set()
-        self._wake.set()
+        self._waiting.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._waiting.qsize()
 
     @property
     def pid(self) -> int:
@@ -147,36 +146,43 @@ class Writer:
     # ---- on the thread ----
 
     def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()  # before draining: what is appended from here on sets it again
-            ending = self._ending.is_set()
-            while self._waiting:
-                self._step()
-            if ending:
-                self._db.close()
-                return
+        while self._step(self._waiting.get()):
+            pass
+        self._db.close()
 
-    def _step(self) -> None:
-        """Drain at most one transaction's worth, record it, and answer; then the call that came with it."""
+    def _step(self, item: "_Item | _Call | None") -> bool:
+        """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
+        behind it. False at the end.
+        """
         waiting = self._waiting
         items: list[_Item] = []
-        call: _Call | None = None
         room = WRITES_MAX
-        while waiting and room > 0:
-            item = waiting.popleft()
-            if type(item) is _Call:
-                call = item
-                break
+        while item is not None and type(item) is not _Call:
             items.append(item)  # type: ignore[arg-type]
             room -= len(item[0])  # type: ignore[index]
+            if room <= 0 or waiting.empty():
+                self._answer(items)
+                return True
+            item = waiting.get_nowait()
         if items:
-            self._on_loop(_deliver, [done for _, done, _ in items], self._record(items))
-        if call is not None:
-            self._serve(call)
+            self._answer(items)
+        if item is None:
+            return False
+        self._serve(item)
+        return True
+
+    def _answer(self, items: list[_Item]) -> None:
+        answers = self._record(items)
+        for item, answer in zip(items, answers, strict=True):
+            if item[3] is not None and isinstance(answer, list) and answer[0].refused is None:
+                try:
+                    item[3]()
+                except Exception as error:  # one caller's mistake must not end the thread
+                    self._on_loop(_complain, error)
+        self._on_loop(_deliver, [item[1] for item in items], answers)
 
     def _record(self, items: list[_Item]) -> list[Answer]:
-        lists = [(writes, now) for writes, _, now in items]
+        lists = [(writes, now) for writes, _, now, _ in items]
         began = self._clock.monotonic()
         careless = 0
         carefully = False
@@ -305,9 +311,13 @@ def _deliver(dones: list[Done], answers: list[Answer]) -> None:
         try:
             done(answer)
         except Exception as error:  # one caller's mistake must not keep the others from their answers
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a caller failed on the answer to its writes", "exception": error}
-            )
+            _complain(error)
+
+
+def _complain(error: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "a caller failed on the answer to its writes", "exception": error}
+    )
 
 
 def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
