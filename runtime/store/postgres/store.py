@@ -15,16 +15,18 @@ from psycopg import errors
 
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import jobsteps, reads, retention, schedules, steps
+from headrace.runtime.store import audit, jobsteps, reads, retention, schedules, steps
 from headrace.runtime.store.postgres import claims
 from headrace.runtime.store.postgres.connection import PostgresDatabase, shown
 from headrace.runtime.store.postgres.fault import fault
 from headrace.runtime.store.postgres.listener import Listener
+from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import Readers
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
@@ -50,6 +52,7 @@ class PostgresStore:
         self._hear: Callable[[str], None] | None = None
         self._running: tuple[Writer, Readers, Listener | None] | None = None
         self._lost: list[Claim] = []
+        self._long = LongReader(url, self.where)
 
     # ---- life ----
 
@@ -69,6 +72,7 @@ class PostgresStore:
             return
         (writer, readers, listener), self._running = self._running, None
         await writer.stop()
+        await asyncio.to_thread(self._long.stop)
         await asyncio.to_thread(readers.stop)
         if listener is not None:
             await asyncio.to_thread(listener.stop)
@@ -104,8 +108,15 @@ class PostgresStore:
 
     # ---- the queue ----
 
-    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
-        self._writer.submit(writes, done, now)
+    def submit(
+        self,
+        writes: Sequence[Write],
+        done: Done,
+        *,
+        now: float,
+        on_disk: Callable[[], None] | None = None,
+    ) -> None:
+        self._writer.submit(writes, done, now, on_disk)
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
         future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()
@@ -265,6 +276,14 @@ class PostgresStore:
 
     async def pause_schedule(self, name: str, *, paused: bool) -> None:
         await self._writer.call(lambda db: schedules.pause_schedule(db, name, paused))
+
+    # ---- audits ----
+
+    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
+        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
+
+    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
+        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 
