@@ -13,7 +13,7 @@ import msgspec
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.page import ids, invocations
-from headrace.runtime.store.protocol import ScheduleState
+from headrace.runtime.store.protocol import KEY_GRACE_S, ScheduleState
 from headrace.runtime.store.reads import SCHEDULE, priorities, schedule_of
 from headrace.runtime.store.rows import INVOCATION, invocation_of, json_encode
 
@@ -241,6 +241,29 @@ def expire(
     db.execute("DELETE FROM invocation WHERE id IN (SELECT value FROM json_each(?))", (chosen,))
     db.execute("COMMIT")
     return [ref for ref in dict.fromkeys(refs) if ref is not None and ref.startswith(system)]
+
+
+def expire_keys(db: sqlite3.Connection, before: float, limit: int) -> int:
+    """One batch of expired idempotency keys, the oldest first. A key that still stands is put off, so that no
+    number of them keeps later ones from being found.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    found = db.execute(
+        'SELECT k.function, k."key", i.status FROM idempotency k'
+        " LEFT JOIN invocation i ON i.id = k.invocation"
+        " WHERE k.expires_at <= ? ORDER BY k.expires_at LIMIT ?",
+        (before, limit),
+    ).fetchall()
+    gone = [(function, key) for function, key, status in found if status is None or status >= 2]
+    standing = [
+        (before + KEY_GRACE_S, function, key)
+        for function, key, status in found
+        if status is not None and status < 2
+    ]
+    db.executemany('DELETE FROM idempotency WHERE function = ? AND "key" = ?', gone)
+    db.executemany('UPDATE idempotency SET expires_at = ? WHERE function = ? AND "key" = ?', standing)
+    db.execute("COMMIT")
+    return len(found)
 
 
 def _first(db: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list[int]:

@@ -203,6 +203,9 @@ class SqliteStore:
             lambda db: calls.expire(db, succeeded_before, dead_before, keep, limit, system)
         )
 
+    async def expire_keys(self, *, before: float, limit: int) -> int:
+        return await self._writer.call(lambda db: calls.expire_keys(db, before, limit))
+
     # ---- jobs ----
 
     async def job(self, id: int) -> Job | None:

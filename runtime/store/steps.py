@@ -12,10 +12,12 @@ from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Status
 from headrace.runtime.model.write import (
     Applied,
+    CancelMatching,
     CancelWaiting,
     Closed,
     CursorMoved,
     Deployed,
+    Discard,
     Fired,
     Forget,
     FunctionPaused,
@@ -30,13 +32,15 @@ from headrace.runtime.model.write import (
     Write,
 )
 from headrace.runtime.store import jobsteps
+from headrace.runtime.store.page import ids
+from headrace.runtime.store.rows import json_decode, json_encode, text_of
 from headrace.runtime.store.tally import CANCELLED, DEAD, DEDUPLICATED
 from headrace.runtime.store.transaction import PLAIN, Refused, Transaction
 
+_CANCELLED_WAITING = '{"code":"cancelled","message":"cancelled while it waited"}'
+
 FIRED_KEPT = 1_000
 """Due instants remembered of each schedule; an instant before all of them counts as fired."""
-
-_FORGOTTEN_AT_ONCE = 100
 
 
 def record(transaction: Transaction, write: Write, now: float) -> Applied:
@@ -61,28 +65,31 @@ def put(transaction: Transaction, write: Put, now: float) -> Applied:
         if write.fingerprint:
             said = b"\0" + write.fingerprint
         digest = hashlib.blake2b(said, digest_size=16).digest()
-        db.execute(
-            "DELETE FROM idempotency WHERE (function, \"key\") IN (SELECT function, \"key\" FROM idempotency"
-            " WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-            (now, _FORGOTTEN_AT_ONCE),
-        )  # fmt: skip
         known = db.execute(
             'SELECT invocation, payload_hash, expires_at FROM idempotency WHERE function = ? AND "key" = ?',
             name,
         ).fetchone()
-        if known is not None and known[2] > now:
+        if known is not None and (known[2] > now or _unfinished(transaction, known[0])):
             if known[1] != digest:
                 raise Refused(IdempotencyMismatch(*name))
             transaction.tally.add(invocation.function, DEDUPLICATED)
             return Applied(known[0], True)
         db.execute(
-            "INSERT OR REPLACE INTO idempotency (function, \"key\", invocation, payload_hash, expires_at)"
-            " VALUES (?, ?, ?, ?, ?)",
+            'INSERT INTO idempotency (function, "key", invocation, payload_hash, expires_at)'
+            ' VALUES (?, ?, ?, ?, ?) ON CONFLICT (function, "key") DO UPDATE SET'
+            " invocation = excluded.invocation, payload_hash = excluded.payload_hash,"
+            " expires_at = excluded.expires_at",
             (*name, invocation.id, digest, write.idempotency_until),
-        )  # fmt: skip
+        )
     applied = transaction.accept(invocation, write.node)
     transaction.flush()
     return applied
+
+
+def _unfinished(transaction: Transaction, id: int) -> bool:
+    """Whether a key that is past its time still stands: its first invocation has not ended."""
+    row = transaction.db.execute("SELECT status FROM invocation WHERE id = ?", (id,)).fetchone()
+    return row is not None and not Status(row[0]).ended
 
 
 def cancel_waiting(transaction: Transaction, write: CancelWaiting, now: float) -> Applied:
@@ -92,7 +99,7 @@ def cancel_waiting(transaction: Transaction, write: CancelWaiting, now: float) -
         raise Refused(WrongState(f"invocation {show_id(write.id)}", shown, "be cancelled as waiting"))
     transaction.db.execute(
         "UPDATE invocation SET status = 4, ended_at = ?, error = ? WHERE id = ?",
-        (now, '{"code":"cancelled","message":"cancelled while it waited"}', write.id),
+        (now, _CANCELLED_WAITING, write.id),
     )
     transaction.tally.add(function, CANCELLED)
     return PLAIN
@@ -105,6 +112,11 @@ def redrive(transaction: Transaction, write: Redrive, now: float) -> Applied:
     flow, priority = transaction.db.execute(
         "SELECT flow, priority FROM invocation WHERE id = ?", (write.id,)
     ).fetchone()
+    if write.payload is not None or write.payload_ref is not None:
+        transaction.db.execute(
+            "UPDATE invocation SET payload = ?, payload_ref = ? WHERE id = ?",
+            (write.payload or b"", write.payload_ref, write.id),
+        )
     transaction.db.execute(
         "UPDATE invocation SET status = 0, attempts = 0, due_at = ?, expires_at = ?, started_at = NULL,"
         " ended_at = NULL,"
@@ -114,6 +126,54 @@ def redrive(transaction: Transaction, write: Redrive, now: float) -> Applied:
     transaction.tally.add(function, DEAD, -1)
     transaction.claims.freed(flow, priority, write.due_at, write.id)
     return PLAIN
+
+
+def discard(transaction: Transaction, write: Discard, now: float) -> Applied:
+    function, status = _state(transaction, write.id)
+    if status is not Status.DEAD:
+        raise Refused(WrongState(f"invocation {show_id(write.id)}", status.name.lower(), "be discarded"))
+    [error] = transaction.db.execute("SELECT error FROM invocation WHERE id = ?", (write.id,)).fetchone()
+    told = {"code": "cancelled", "message": "discarded by request", "cause": json_decode(error or "null")}
+    transaction.db.execute(
+        "UPDATE invocation SET status = 4, ended_at = ?, error = ? WHERE id = ?",
+        (now, text_of(told), write.id),
+    )
+    transaction.tally.add(function, DEAD, -1)
+    transaction.tally.add(function, CANCELLED)
+    return PLAIN
+
+
+def cancel_matching(transaction: Transaction, write: CancelMatching, now: float) -> Applied:
+    """A function's are found through the index of what waits: its flows are its name, and its name, `#` and a
+    key. With a tag the rows have to be read, once each, in the order of their ids.
+    """
+    db = transaction.db
+    where = "status = 0 AND job IS NULL AND id > ? AND id NOT IN (SELECT value FROM json_each(?))"
+    held = json_encode(list(transaction.claims.held)).decode()
+    values: list[object] = [write.after, held]
+    if write.below is not None:
+        where += " AND id < ?"
+        values.append(write.below)
+    if write.function is not None:
+        where += " AND flow >= ? AND flow < ? AND function = ?"
+        values += [write.function, write.function + "$", write.function]  # $ is the character after #
+    order = ""
+    if write.tag is not None:
+        where += " AND replace(',' || tags || ',', ?, '') <> ',' || tags || ','"
+        values.append(f",{write.tag},")
+        order = " ORDER BY id"
+    found = ids(db, f"SELECT id FROM invocation WHERE {where}{order} LIMIT ?", (*values, write.limit))
+    chosen = json_encode(found).decode()
+    these = "id IN (SELECT value FROM json_each(?))"
+    for function, count in db.execute(
+        f"SELECT function, count(*) FROM invocation WHERE {these} GROUP BY function", (chosen,)
+    ).fetchall():
+        transaction.tally.add(function, CANCELLED, count)
+    db.execute(
+        f"UPDATE invocation SET status = 4, ended_at = ?, error = ? WHERE {these}",
+        (now, _CANCELLED_WAITING, chosen),
+    )
+    return Applied(ids=found)
 
 
 def _state(transaction: Transaction, id: int) -> tuple[str, Status]:
@@ -256,6 +316,8 @@ _STEPS: dict[type, Callable[[Transaction, Any, float], Applied]] = {
     Put: put,
     CancelWaiting: cancel_waiting,
     Redrive: redrive,
+    Discard: discard,
+    CancelMatching: cancel_matching,
     Seen: seen,
     Forget: forget,
     Fired: fired,
