@@ -351,7 +351,7 @@ class Api:
     async def dead_letters(self, request: Request) -> Response:
         query = request.query_params
         limit = _limit(query.get("limit"))
-        since = _number(query.get("since"), "since") if query.get("since") else None
+        since = _number(query.get("since"), "since", below=1e12) if query.get("since") else None
         asked = _Filter(query.get("function"), query.get("code"), query.get("tag"), since)
         records, cursor = await self._dead(asked, _cursor(query.get("cursor")), limit)
         items = [self._shown_dead(record) for record in records]
@@ -853,12 +853,12 @@ def _whole(text: str | None, name: str) -> int:
     return int(text)
 
 
-def _number(text: str | None, name: str) -> float:
+def _number(text: str | None, name: str, *, below: float = 1e9) -> float:
     if not text:
         return 0.0
     try:
         value = float(text)
-        if not 0 <= value < 1e9:
+        if not 0 <= value < below:
             raise ValueError
         return value
     except ValueError:
