@@ -98,7 +98,7 @@ class Calls:
             )
             await _send_accepted(reply, id, repeated)
             return
-        if once:
+        if once or services.dispatcher.only_queued(endpoint.function):
             id, repeated, found = await self._durably(
                 endpoint.function, event, fingerprint=_said(call), **once
             )
@@ -145,7 +145,7 @@ class Calls:
                 return
         body = check_json(await read_body(receive, scope, services.limits.sync_body_bytes))
         self._check_plain(function)
-        if once:
+        if once or services.dispatcher.only_queued(function):
             id, repeated, found = await self._durably(function, body, **once)
             if isinstance(found, HeadraceError):
                 await send_error(reply, found, invocation_id=id, repeated=repeated)
@@ -280,9 +280,10 @@ class Calls:
     async def _durably(
         self, function: str, payload: bytes, **options: Any
     ) -> tuple[str, bool, bytes | HeadraceError]:
-        """A synchronous call with an idempotency key: accepted like any other, then waited for. Its id,
-        whether it is a repeat, and the result or how it failed: InProgress when it has not ended in time, and
-        UnknownInvocation when the first call ended so long ago that its outcome is not kept any more.
+        """A synchronous call with an idempotency key, or of a function whose limit all nodes share: accepted
+        like any other, then waited for. Its id, whether it is a repeat, and the result or how it failed:
+        InProgress when it has not ended in time, and UnknownInvocation when the first call ended so long ago
+        that its outcome is not kept any more.
         """
         spec = self._services.dispatcher.spec(function)
         id, repeated = await self.enqueue(function, payload, **options)

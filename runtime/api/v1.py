@@ -176,8 +176,8 @@ class Api:
         function, tag = asked.function, asked.tag
         if not (function or tag or asked.job):
             raise BadRequest("nothing says what to cancel", hint)
-        if tag is not None and (not tag or "," in tag):
-            raise BadRequest(f"the tag is {tag!r}", "Give one tag, without a comma.")
+        if tag is not None and (not 1 <= len(tag) <= 1000 or "," in tag):
+            raise BadRequest(f"the tag is {tag[:100]!r}", "Give one tag, without a comma.")
         services = self._services
         if function is not None and function not in services.dispatcher.functions:
             if function not in await services.store.counters():  # what is not loaded any more may still wait

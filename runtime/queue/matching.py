@@ -3,6 +3,8 @@
 Imports the floor only.
 """
 
+import msgspec
+
 from headrace.runtime.model.invocation import Invocation
 
 
@@ -20,6 +22,16 @@ class Matching:
         self.function = function
         self.tag = tag
         self.below = below
+
+    @property
+    def text(self) -> str:
+        """The same in a word to another node."""
+        return msgspec.json.encode((self.function, self.tag, self.below)).decode()
+
+    @classmethod
+    def of_text(cls, text: str) -> "Matching":
+        """What `text` said."""
+        return cls(*msgspec.json.decode(text, type=tuple[str | None, str | None, int]))
 
     def has(self, invocation: Invocation) -> bool:
         """Whether an invocation is meant."""

@@ -11,6 +11,7 @@ from headrace import App, Items
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.queue.dispatcher import Ended
+from headrace.runtime.queue.matching import Matching
 from tests.inline_node import InlineNode
 
 shop = App("shop")
@@ -181,3 +182,14 @@ async def test_a_job_is_cancelled_by_its_id_its_function_and_its_tag(held: Inlin
         assert (await held.request("GET", f"/v1/jobs/{other_id}")).json["status"] == "planning"
     again = await held.request("POST", "/v1/invocations/cancel", {"job": id})
     assert (again.status, again.error["code"]) == (409, "wrong_state")
+
+
+async def test_what_another_node_cancels_ends_here_too(held: InlineNode) -> None:
+    ids = await held.put_many("shop.echo", range(8), tags="x")
+    await held.until(lambda: len(held.pool.attempts) == 4)
+    there = Matching("shop.echo", "x", held.ids.next())
+
+    held.dispatcher.cancel_heard(there.text)
+
+    records = await held.drive(*ids, step_s=0.0)
+    assert {record.status for record in records.values()} == {Status.CANCELLED}
