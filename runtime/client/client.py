@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse
-from headrace.runtime.client.backend import PLAIN, Answer, Backend, SubmitOptions
+from headrace.runtime.client.backend import MANY_MAX, PLAIN, Answer, Backend, SubmitOptions
 from headrace.runtime.client.payload import encode_payload
 from headrace.runtime.errors import BadRequest, InvalidObjectUrl, PayloadTooLarge, WrongState
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PAGE = 200
 POLL_S = 20.0
 CANCEL_S = 3600.0  # a backlog of millions is cancelled in one call
+VERIFY_S = 86_400.0  # every row is read; a peer that is gone is found by the system's probes
 READ_BYTES = 1 << 20
 OBJECT_BYTES_MAX = 1 << 30  # in memory; larger ones are read into a file
 
@@ -152,7 +154,14 @@ class Client:
 
     def submit_many(self, name: str, payloads: Iterable[object]) -> "list[InvocationFuture]":
         """Submit one invocation per payload; the futures in order."""
-        return [self.submit(name, payload) for payload in payloads]
+        futures: list[InvocationFuture] = []
+        make, cancel = _future_class(), self._cancel
+        items = iter(payloads)
+        while encoded := [encode_payload(payload) for payload in islice(items, MANY_MAX)]:
+            made = [make(name, cancel) for _ in encoded]
+            self.backend.submit_many(name, encoded, futures=made)
+            futures += made
+        return futures
 
     def map(
         self,
@@ -218,6 +227,22 @@ class Client:
     def stats(self) -> Json:
         """Counters: `{"total": {…}, "functions": {name: {…}}}`."""
         return self._get("/v1/stats")
+
+    def verify(self, *, objects: bool = True, function: str | None = None, limit: int = 100) -> Json:
+        """Whether nothing that was accepted is unaccounted for: `{"balanced", "total", "functions",
+        "problems", "found", "objects", "checked_rows", "at", "seconds"}`.
+
+        Reads every row, which takes a few seconds for each million.
+
+        Args:
+            objects: also ask for every object that a row names.
+            function: only this function's books and rows, and no objects.
+            limit: how many problems of each kind are named; all are counted in `found`.
+        """
+        query = {"objects": str(objects).lower(), "function": function, "limit": str(limit)}
+        asked = {name: value for name, value in query.items() if value is not None}
+        document: Json = json.loads(self._ok("GET", "/v1/verify", query=asked, timeout_s=VERIFY_S).body)
+        return document
 
     # ---- invocations ----
 

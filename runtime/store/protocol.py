@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
@@ -84,12 +85,22 @@ class LedgerRow(msgspec.Struct, kw_only=True):
 class QueueStore(Protocol):
     """What the dispatcher asks."""
 
-    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
+    def submit(
+        self,
+        writes: Sequence[Write],
+        done: Done,
+        *,
+        now: float,
+        on_disk: Callable[[], None] | None = None,
+    ) -> None:
         """Record `writes`, atomically; `done` is called on the event loop once they are durable.
 
         It gets one Applied a write, in order, or the error that kept the database from recording them. When
         one write is refused, none of the list is recorded, and each of the others answers with the same
         refusal. Lists are recorded in the order of the calls. Returns at once; never blocks the event loop.
+
+        `on_disk` spares a waiting thread one turn of the event loop: it is called before `done`, on a thread
+        of the store's own, once all of the list is durable and nothing of it was refused. It must be quick.
         """
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
@@ -261,7 +272,21 @@ class TriggerStore(Protocol):
         """Keep a schedule from firing, or let it fire again."""
 
 
-class Store(QueueStore, InvocationStore, JobStore, TriggerStore, Protocol):
+class AuditStore(Protocol):
+    """What `headrace verify` asks. Neither method keeps writers or other readers waiting, however long it
+    takes; a caller that is cancelled ends it.
+    """
+
+    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
+        """The books and every row, from one snapshot, with what breaks a rule: all counted, at most `limit`
+        named of each check. With `function` only that function's.
+        """
+
+    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
+        """A page of the invocations that name objects, with ids above `after`, by id; or of all `jobs`."""
+
+
+class Store(QueueStore, InvocationStore, JobStore, TriggerStore, AuditStore, Protocol):
     """All of them, with a life: what the composition root holds."""
 
     async def start(self) -> None:
