@@ -56,6 +56,9 @@ from headrace.runtime.trigger import Source, Trigger, TriggerContext
 
 THREADS = 8
 FLUSH_S = 0.2
+KEY_BATCH = 2_000
+KEY_BATCHES = 200
+"""Expired idempotency keys that are forgotten at once, and how often in a row."""
 COLLECT_S = 3600.0
 RELOAD_QUIET_S = 0.05
 LOADER = "headrace.runtime.loading:load"
@@ -335,7 +338,7 @@ class Node:
         old, self._pool, self.manifest = self._pool, pool, manifest
         self._use(pool)
         await self._restart_triggers()
-        _log.info("reloaded", functions=len(manifest.functions) - 1, version=manifest.version)
+        _log.info("reloaded", functions=_own(manifest), version=manifest.version)
         if old is not None:
             task = asyncio.get_running_loop().create_task(self._retire(old))
             self._old_pools.add(task)
@@ -573,6 +576,9 @@ class Node:
                 ):
                     for ref in refs:
                         await self.in_thread(self.objects.delete, *parse_object_url(ref))
+                for _ in range(KEY_BATCHES):
+                    if await self._store.expire_keys(before=now, limit=KEY_BATCH) < KEY_BATCH:
+                        break
                 await self.in_thread(self.logs.expire, before=now - kept.logs_s, bytes_max=kept.logs_bytes)
             except HeadraceError as error:
                 self._report("what is out of date could not be removed", {"error": str(error)})
@@ -634,7 +640,7 @@ async def _run(settings: Settings, paths: list[str], *, dev: bool) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal)
     await node.start()
-    shown = len([spec for spec in node.manifest.functions if not spec.name.startswith("headrace.")])
+    shown = _own(node.manifest)
     _log.info(f"serving {shown} functions at {node.url}", data=str(settings.data), workers=settings.workers)
     watcher = _Watcher(node, paths) if dev else None
     if watcher is not None:
@@ -653,6 +659,11 @@ async def _run(settings: Settings, paths: list[str], *, dev: bool) -> int:
         return 1
     await stopping
     return 0
+
+
+def _own(manifest: Manifest) -> int:
+    """How many functions are the user's."""
+    return len([spec for spec in manifest.functions if not spec.name.startswith("headrace.")])
 
 
 class _Watcher:

@@ -27,7 +27,7 @@ COMMANDS = {
     "functions": ("functions:functions", "List the functions that the node has loaded, or show one."),
     "invocations": ("invocations:app", "List, show and cancel invocations."),
     "job": ("job:app", "Submit, list, show, redrive and cancel jobs."),
-    "dead-letters": ("dead_letters:app", "List, show and redrive what failed for good."),
+    "dead-letters": ("dead_letters:app", "List, show, edit, redrive and discard what failed for good."),
     "logs": ("logs:logs", "Show what invocations printed."),
     "buckets": ("buckets:app", "List and make buckets."),
     "objects": ("objects:app", "Put, get and list objects."),

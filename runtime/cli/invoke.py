@@ -37,6 +37,10 @@ def invoke(
         str | None,
         typer.Option("--idempotency-key", help="A repeat with this key is the same invocation (async)."),
     ] = None,
+    idempotency_ttl: Annotated[
+        str | None,
+        typer.Option("--idempotency-ttl", metavar="DURATION", help="How long the key is remembered: 24h."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
@@ -47,7 +51,12 @@ def invoke(
     function may run.
     """
     data = read_document(payload)
-    options = bool(delay or priority is not None or tag or idempotency_key is not None)
+    ttl_s = None
+    if idempotency_ttl is not None:
+        from headrace.runtime.model.size import read_duration
+
+        ttl_s = read_duration(idempotency_ttl, field="--idempotency-ttl")
+    options = bool(delay or priority is not None or tag or idempotency_key is not None or ttl_s)
     with connect(url, token) as client:
         if not (asynchronous or wait or options):
             _show(client.backend.invoke(name, data, wait=timeout), as_json)
@@ -59,6 +68,7 @@ def invoke(
             priority=priority,
             tags=tag or (),
             idempotency_key=idempotency_key,
+            idempotency_ttl_s=ttl_s,
         )
         id = future.wait_accepted(client.timeout_s)
         if wait:

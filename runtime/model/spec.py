@@ -13,6 +13,9 @@ from headrace.runtime.model.policy import RetryPolicy
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MEMORY_BYTES = 512 << 20
 DEFAULT_MAX_AGE_S = 6 * 3600.0
+DEFAULT_IDEMPOTENCY_TTL_S = 24 * 3600.0
+IDEMPOTENCY_TTL_S_MIN, IDEMPOTENCY_TTL_S_MAX = 1.0, 30 * 86_400.0
+"""How long an idempotency key may be remembered, in seconds from the acceptance of its first call."""
 
 
 class TriggerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +45,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One function or job under its name, with its settings. Durations in seconds, sizes in bytes."""
+    """One function or job under its name, with its settings. Durations in seconds, sizes in bytes.
+
+    `on_failure` and `on_success` are destinations: a function's name, `s3://BUCKET/PREFIX` or a webhook's
+    URL, which may hold a secret (`model/destination.py` has the form to show).
+    """
 
     name: str
     module: str
@@ -58,6 +65,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     on_failure: str | None = None
     on_success: str | None = None
+    idempotency_ttl_s: float = DEFAULT_IDEMPOTENCY_TTL_S
     typed: bool = False
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     output_schema: dict[str, Any] | None = None
