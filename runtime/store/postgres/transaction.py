@@ -261,6 +261,9 @@ class Transaction:
     def is_claimed(self, id: int) -> bool:
         return False
 
+    def claimed(self) -> Sequence[int]:
+        return ()
+
     def claimed_of_job(self, job: int) -> Sequence[int]:
         return ()
 
