@@ -87,16 +87,25 @@ WORKLOADS = {
         "better": "low",
         "unit": "ms",
     },
+    "w8": {
+        "params": {"n": 300, "idle_ms": 20},
+        "rounds": 3,
+        "timeout": 120,
+        "metric": "p50_ms",
+        "better": "low",
+        "unit": "ms",
+    },
 }
 
 # What `run.py` alone measures, and docs/performance.md shows: peers that need no service of their own.
 REPORT = {
-    "w1": ["headrace", "headrace-http", "processpool", "mp-imap"],
+    "w1": ["headrace", "headrace-http", "headrace-pg", "processpool", "mp-imap"],
     "w2": ["headrace-http", "starlette-1", "functions-framework"],
     "w3": ["headrace", "headrace-rows", "headrace-records", "mp-pool-ranges", "single-process"],
-    "w4": ["headrace", "headrace-http", "sqlite-full", "sqlite-full-group"],
+    "w4": ["headrace", "headrace-http", "headrace-pg", "sqlite-full", "sqlite-full-group"],
     "w5": ["headrace", "watchdog-inotify"],
     "w7": ["headrace", "headrace-http", "functions-framework", "python-spawn-site"],
+    "w8": ["headrace", "headrace-http", "headrace-pg", "pipe-wake", "fsync-pipe-wake"],
 }
 DOCUMENT = os.path.join(REPOSITORY, "docs", "performance.md")
 

@@ -8,6 +8,7 @@ loop of `submit` wakes the loop once, not once a call.
 import asyncio
 import io
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import repeat
@@ -38,6 +39,9 @@ T = TypeVar("T")
 
 UNSENT_MAX = 50_000
 """Submitted invocations that the loop has not taken yet; beyond it `submit` waits."""
+
+SWEEP_MIN = 20_000
+"""From so many open futures on, those that nobody holds are looked for and forgotten."""
 
 TURN_MAX = 2_000
 """Submitted invocations taken in one turn of the loop, so that results are not held up by a long burst."""
@@ -151,6 +155,9 @@ class NodeBackend:
         self._awake = False
         self._futures: dict[int, InvocationFuture] = {}
         """The futures of what was accepted here, by number, until it ends; touched on the loop only."""
+        self._kept: dict[int, InvocationFuture] = {}
+        """Futures that somebody wants to be called by, though nobody may hold them; by their `id()`."""
+        self._sweep_at = SWEEP_MIN
         self._tell_future = self._ended
         self._room = threading.Semaphore(0)
         self._blocked = 0
@@ -211,7 +218,7 @@ class NodeBackend:
         waiting, watch, told = self._futures, dispatcher.watch, self._tell_future
         for _ in range(min(len(inbox), TURN_MAX)):
             name, payload, options, future = inbox.popleft()
-            if not future.sending(_keep):
+            if not future.sending(self._keep):
                 continue
             try:
                 if options is PLAIN and len(payload) <= INLINE_PAYLOAD_BYTES:
@@ -227,15 +234,16 @@ class NodeBackend:
                         priority=options.priority,
                         tags=",".join(options.tags) if options.tags else None,
                         now=now,
+                        concurrency_key=options.key,
                     )
             except HeadraceError as error:
                 future.failed(error)
                 continue
             puts.append(put)
             futures.append(future)
-            id = put.invocation.id
-            waiting[id] = future
-            watch(id, told)
+            number = put.invocation.id
+            waiting[number] = future
+            watch(number, told)
         if inbox and not self._awake:
             self._awake = True
             self._loop.call_soon(self._take)
@@ -249,7 +257,8 @@ class NodeBackend:
             if isinstance(result, BaseException):
                 for put, future in zip(puts, futures, strict=True):
                     dispatcher.forget(put.invocation.id)
-                    del waiting[put.invocation.id]
+                    waiting.pop(put.invocation.id, None)
+                    self._kept.pop(id(future), None)
                     future.failed(result)
 
         def on_disk() -> None:
@@ -257,6 +266,25 @@ class NodeBackend:
                 future.accepted(put.invocation.id)
 
         dispatcher.submit(puts, done, now=now, on_disk=on_disk)
+        if len(waiting) > self._sweep_at:
+            self._sweep()
+
+    def _keep(self, future: InvocationFuture) -> None:
+        self._kept[id(future)] = future
+
+    def _sweep(self) -> None:
+        """Forget the futures that nobody holds any more, so that a long backlog costs no memory. It is done
+        whenever there are twice as many as the last time, so each future pays for a bounded part of it.
+        """
+        refs = [(number, weakref.ref(future)) for number, future in self._futures.items()]
+        self._futures.clear()
+        for number, ref in refs:
+            future = ref()
+            if future is not None:
+                self._futures[number] = future
+            else:
+                self._node.dispatcher.unwatch(number, self._tell_future)
+        self._sweep_at = max(SWEEP_MIN, 2 * len(self._futures))
 
     async def _take_alone(
         self, name: str, payload: bytes, options: SubmitOptions, future: InvocationFuture
@@ -271,10 +299,14 @@ class NodeBackend:
             if len(payload) > INLINE_PAYLOAD_BYTES:
                 ref = f"s3://{SYSTEM_BUCKET}/payloads/{show_id(node.ids.next())}.json"
                 await node.in_thread(node.objects.put, *parse_object_url(ref), payload)
+            key = options.key
+            if ref and key is None:  # it is found here, since the payload is not handed on
+                key = dispatcher.key_in(name, payload)
             put = dispatcher.prepare(
                 name,
                 b"" if ref else payload,
                 payload_ref=ref,
+                concurrency_key=key,
                 delay_s=options.delay_s,
                 priority=options.priority,
                 tags=",".join(options.tags) if options.tags else None,
@@ -307,6 +339,8 @@ class NodeBackend:
 
     def _report(self, future: InvocationFuture, ended: Ended) -> None:
         """Tell a future how its invocation ended."""
+        if self._kept:
+            self._kept.pop(id(future), None)
         if ended.status is not Status.SUCCEEDED:
             future.failed(failure({**(ended.error or {}), "invocation_id": show_id(ended.id)}))
         elif ended.result_ref is None:
@@ -507,10 +541,6 @@ async def _next(answered: _Answered) -> bytes | None:
     async for piece in answered:
         return piece
     return None
-
-
-def _keep(future: InvocationFuture) -> None:
-    """The watcher holds every future until it ends: nothing more is needed."""
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -4,6 +4,7 @@ this file as it is."""
 import csv
 import io
 
+import w8lib
 from sentiment import label
 
 from headrace import App, Csv, Http
@@ -14,6 +15,11 @@ app = App("bench")
 @app.function
 def f(event):
     return event
+
+
+@app.function
+def started(event):
+    return w8lib.started(event)
 
 
 @app.function(reserved_concurrency=0)

@@ -1,4 +1,5 @@
-"""Headrace itself: embedded in the client's process (`headrace`), and served over HTTP (`headrace-http`).
+"""Headrace itself: embedded in the client's process (`headrace`; `headrace-pg` with its store in PostgreSQL),
+and served over HTTP (`headrace-http`).
 
 W3 comes in three: `headrace` and `headrace-rows` and `headrace-records` differ only in how the mapped
 function reads its
@@ -22,14 +23,21 @@ _D = {
 CONTESTANTS = {
     "headrace": {
         **_D,
-        "workloads": ["w1", "w3", "w4", "w5", "w7"],
+        "workloads": ["w1", "w3", "w4", "w5", "w7", "w8"],
         "role": "embedded: the node is a thread of the client",
+    },
+    "headrace-pg": {
+        **_D,
+        "workloads": ["w1", "w4", "w8"],
+        "services": ["postgres"],
+        "role": "embedded, the store in PostgreSQL",
+        "durable": "yes (PostgreSQL synchronous_commit=on: its fsync before the acknowledgement)",
     },
     "headrace-rows": {**_D, "workloads": ["w3"], "role": "embedded, chunk.rows()"},
     "headrace-records": {**_D, "workloads": ["w3"], "role": "embedded, chunk.records()"},
     "headrace-http": {
         **_D,
-        "workloads": ["w1", "w2", "w4", "w7"],
+        "workloads": ["w1", "w2", "w4", "w7", "w8"],
         "role": "headrace serve; Client(url)",
         "w2_durable": "no: a synchronous call is answered or failed, never kept",
         "w2_rerun": "no",
@@ -43,9 +51,21 @@ def embedded(cfg, app=None):
     folder."""
     from headrace_functions import app as plain
 
+    from headrace.runtime.errors import InvalidSettings
+
     data = os.path.join(cfg.work, "data")
-    with (app or plain).node(data=data, workers=2) as client:
+    store = {"store": cfg.pg} if cfg.name == "headrace-pg" else {}
+    node = (app or plain).node(data=data, workers=2, **store)
+    try:
+        client = node.start()
+    except InvalidSettings as error:
+        if not store:
+            raise
+        raise bl.NotRun(f"this version has no PostgreSQL store: {error}") from None
+    try:
         yield client, data
+    finally:
+        node.stop()
 
 
 def serve(cfg, port, data):
@@ -165,11 +185,11 @@ def w4(cfg):
     times, counted, before = {}, {}, 0
     with node(cfg) as (client, data):
         client.submit("bench.keep", {"warm": 1}).wait_accepted()
-        before = held(data)
+        before = held(cfg, data)
 
         def count(mode):
             nonlocal before
-            now = held(data)
+            now = held(cfg, data)
             counted[mode], before = now - before, now
 
         t = time.perf_counter()
@@ -188,14 +208,19 @@ def w4(cfg):
     return bl.w4_result(n, times, counted)
 
 
-def held(data):
+_HELD = "select count(*) from invocation where function = 'bench.keep' and status = 0"
+
+
+def held(cfg, data):
     """Waiting invocations of `bench.keep` by the database itself."""
+    if cfg.name == "headrace-pg":
+        import psycopg
+
+        with psycopg.connect(cfg.pg) as db:
+            return db.execute(_HELD).fetchone()[0]
     db = sqlite3.connect(f"file:{os.path.join(data, 'headrace.db')}?mode=ro", uri=True)
     with contextlib.closing(db):
-        (found,) = db.execute(
-            "select count(*) from invocation where function = 'bench.keep' and status = 0"
-        ).fetchone()
-    return found
+        return db.execute(_HELD).fetchone()[0]
 
 
 # ---- W5 ----
@@ -257,8 +282,18 @@ def cold():
     """One script from its start to its first result: what `python script.py` costs a user."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as work, embedded(bl.Cfg(work=work)) as (client, _):
+    with tempfile.TemporaryDirectory() as work, embedded(bl.Cfg(work=work, name="headrace")) as (client, _):
         print("COLD" if client.invoke("bench.f", 1) == 1 else "WRONG", flush=True)
+
+
+# ---- W8 ----
+
+
+def w8(cfg):
+    import w8lib
+
+    with node(cfg) as (client, _):
+        return w8lib.measure(cfg, lambda i: client.submit("bench.started", i).result())
 
 
 if __name__ == "__main__":

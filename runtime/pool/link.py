@@ -19,7 +19,7 @@ from headrace.runtime.pool import capture
 from headrace.runtime.pool.frame import FrameReader, decode, pack
 from headrace.runtime.pool.page import BASE_ANON, BEGUN, Page
 
-ITEMS_MAX = 256
+ITEMS_MAX = 512
 BYTES_MAX = 4 << 20
 _RECEIVE_BYTES = 256 << 10
 _RECEIVES_PER_TURN = 16

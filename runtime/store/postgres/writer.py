@@ -7,7 +7,6 @@ connection finds out whether it happened, so that nobody is told that their writ
 """
 
 import asyncio
-import contextlib
 import queue
 import threading
 from collections import deque
@@ -19,6 +18,7 @@ import psycopg
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError, StoreUnavailable
 from headrace.runtime.model.write import Applied, ChunkDone, Write
+from headrace.runtime.store.answers import Answers, Item
 from headrace.runtime.store.postgres.connection import PostgresDatabase
 from headrace.runtime.store.postgres.fault import AGAIN, fault, is_database_fault
 from headrace.runtime.store.postgres.transaction import SHARDS, Stale, Transaction
@@ -57,9 +57,6 @@ class _Call:
         self.run, self.changed, self.future = run, changed, future
 
 
-_Item = tuple[Sequence[Write], Done, float, Callable[[], None] | None]
-
-
 class Writer:
     """Group commit on its own thread: `start` once, `submit` and `call` from the event loop, then `stop`.
 
@@ -85,12 +82,13 @@ class Writer:
         self._cold = cold
         self._gather = gather
         self._patience_s = patience_s
-        self._waiting: queue.SimpleQueue[_Item | _Call | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Item | _Call | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._lost_at: float | None = None
         self._tried_at = 0.0
         self._trouble: Exception | None = None
         self._loop = asyncio.get_running_loop()
+        self._answers = Answers(self._loop)
         self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
         self.number = 0
         self.commits = 0
@@ -150,38 +148,28 @@ class Writer:
             pass
         self._db.close()
 
-    def _step(self, item: "_Item | _Call | None") -> bool:
+    def _step(self, item: "Item | _Call | None") -> bool:
         """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
         behind it. False at the end.
         """
         waiting = self._waiting
-        items: list[_Item] = []
+        items: list[Item] = []
         room = WRITES_MAX
         while item is not None and type(item) is not _Call:
             items.append(item)  # type: ignore[arg-type]
             room -= len(item[0])  # type: ignore[index]
             if room <= 0 or waiting.empty():
-                self._answer(items)
+                self._answers.lists(items, self._record(items))
                 return True
             item = waiting.get_nowait()
         if items:
-            self._answer(items)
+            self._answers.lists(items, self._record(items))
         if item is None:
             return False
         self._serve(item)
         return True
 
-    def _answer(self, items: list[_Item]) -> None:
-        answers = self._record(items)
-        for item, answer in zip(items, answers, strict=True):
-            if item[3] is not None and isinstance(answer, list) and answer[0].refused is None:
-                try:
-                    item[3]()
-                except Exception as error:  # one caller's mistake must not end the thread
-                    self._on_loop(_complain, error)
-        self._on_loop(_deliver, [item[1] for item in items], answers)
-
-    def _record(self, items: list[_Item]) -> list[Answer]:
+    def _record(self, items: list[Item]) -> list[Answer]:
         lists = [(writes, now) for writes, _, now, _ in items]
         began = self._clock.monotonic()
         careless = 0
@@ -229,9 +217,9 @@ class Writer:
         try:
             result = self._transact(run)
         except Exception as error:
-            self._on_loop(_fail, call.future, fault(error, self._where))
+            self._answers.failure(call.future, fault(error, self._where))
         else:
-            self._on_loop(_resolve, call.future, result)
+            self._answers.result(call.future, result)
 
     def _transact(self, run: Callable[[PostgresDatabase, list[T]], None]) -> T:
         """Run what makes and commits one transaction, over lost connections and meetings with others'. It
@@ -299,32 +287,3 @@ class Writer:
             self._db, self._lost_at = db, None
             self.reconnects += 1
             return db
-
-    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
-        # A loop that was closed without `stop` has nobody left to tell; what is recorded stays recorded.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback, *args)
-
-
-def _deliver(dones: list[Done], answers: list[Answer]) -> None:
-    for done, answer in zip(dones, answers, strict=True):
-        try:
-            done(answer)
-        except Exception as error:  # one caller's mistake must not keep the others from their answers
-            _complain(error)
-
-
-def _complain(error: Exception) -> None:
-    asyncio.get_running_loop().call_exception_handler(
-        {"message": "a caller failed on the answer to its writes", "exception": error}
-    )
-
-
-def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
