@@ -10,9 +10,19 @@ from headrace import App, Chunk, Context, Items, RetryPolicy
 app = App("cluster")
 
 
+def node() -> str:
+    """The process id of this worker's node: the parent of the process that forked it."""
+    return Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
+
+
+NODE = ""
+
+
 def note(folder: str, what: str, id: str, attempt: int) -> None:
     """One line in a file of this process: the write is one system call, so lines are whole."""
-    line = f"{time.monotonic():.6f} {what} {id} {attempt} {os.environ.get('NODE', '-')}\n"
+    global NODE
+    NODE = NODE or node()
+    line = f"{time.monotonic():.6f} {what} {id} {attempt} {NODE}\n"
     with (Path(folder) / f"log-{os.getpid()}").open("a") as file:
         file.write(line)
 

@@ -26,7 +26,7 @@ def nodes(count: int, url: str, folder: Path, *, workers: int = 2) -> Iterator[l
     for number in range(count):
         place = folder / f"node{number}"
         place.mkdir(parents=True)
-        env = {"HEADRACE_NODE_LEASE_S": str(LEASE_S), "NODE": str(number)}
+        env = {"HEADRACE_NODE_LEASE_S": str(LEASE_S)}
         made.append(Serving(CODE, folder=place, workers=workers, flags=flags, env=env))
     try:
         for node in made:
@@ -116,7 +116,7 @@ def test_two_nodes_share_the_work_and_run_nothing_twice(postgres_url: str, tmp_p
         assert [end["result"] for end in ended] == [n * n for n in range(1500)]
         runs = runs_of(tmp_path)
         assert len(runs) == len(ids)
-        assert {run.node for run in runs} == {"0", "1"}
+        assert {run.node for run in runs} == {str(one.pid), str(two.pid)}
         check_never_two_at_once(runs)
         books = one.check_books()["functions"]["cluster.work"]
         assert (books["accepted"], books["succeeded"]) == (1500, 1500)
@@ -124,10 +124,12 @@ def test_two_nodes_share_the_work_and_run_nothing_twice(postgres_url: str, tmp_p
 
 
 def test_a_long_backlog_on_one_node_is_worked_off_by_both(postgres_url: str, tmp_path: Path) -> None:
-    with nodes(2, postgres_url, tmp_path) as (one, _):
+    with nodes(2, postgres_url, tmp_path) as (one, two):
         payloads = [{"folder": str(tmp_path), "n": n, "seconds": 0.05} for n in range(60)]
         ends(one.client, put(one.client, "cluster.work", payloads))
-        by_node = [sum(run.node == name for run in runs_of(tmp_path)) for name in ("0", "1")]
+        by_node = [
+            sum(run.node == name for run in runs_of(tmp_path)) for name in (str(one.pid), str(two.pid))
+        ]
         assert min(by_node) >= 15, by_node
 
 
@@ -141,12 +143,13 @@ def test_a_limit_holds_over_all_nodes_even_when_one_is_killed(
         )
         wait_until(lambda: len(runs_of(tmp_path)) >= 40, "40 runs")
         victim = all_nodes[-1]
+        name = str(victim.pid)
         victim.kill()
         ended = ends(all_nodes[0].client, ids)
         assert [end["status"] for end in ended] == ["succeeded"] * 150
         runs = runs_of(tmp_path)
         check_never_two_at_once(runs)
-        death = max(run.start for run in runs if run.node == str(count - 1)) + 0.02
+        death = max(run.start for run in runs if run.node == name) + 0.02
         assert most_at_once(runs, death) <= 3
         assert len({run.node for run in runs}) >= 2
         all_nodes[0].check_books()
@@ -170,7 +173,7 @@ def test_the_late_result_of_a_node_that_was_stopped_longer_than_its_lease_is_ref
     with nodes(2, postgres_url, tmp_path, workers=1) as (one, two):
         [id] = put(two.client, "cluster.gated", [{"folder": str(tmp_path)}])
         [first] = wait_until(lambda: runs_of(tmp_path), "the start")
-        stopped = (two, one)[first.node == "0"]
+        stopped = (two, one)[first.node == str(one.pid)]
         other = one if stopped is two else two
         # Only the node stands still: its worker goes on, as on a machine whose network has gone.
         stopped.signal(signal.SIGSTOP)
@@ -224,8 +227,8 @@ def test_a_call_waits_for_a_run_on_another_node_and_a_cancel_reaches_it(
     with nodes(2, postgres_url, tmp_path, workers=1) as (one, two):
         ids = put(one.client, "cluster.gated", [{"folder": str(tmp_path)}] * 2)
         runs = wait_until(lambda: len(r := runs_of(tmp_path)) == 2 and r, "one run on each node")
-        assert {run.node for run in runs} == {"0", "1"}
-        far = next(run.id for run in runs if run.node == "1")
+        assert {run.node for run in runs} == {str(one.pid), str(two.pid)}
+        far = next(run.id for run in runs if run.node == str(two.pid))
         near = next(id for id in ids if id != far)
         one.client.call("POST", f"/v1/invocations/{far}/cancel")
         [end] = ends(one.client, [far])
