@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from headrace.runtime import fault
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.code import request_for, watched_folders
 from headrace.runtime.errors import (
@@ -113,6 +114,8 @@ class Node:
         are in `manifest`, and do not keep the node from starting.
         """
         settings = self.settings
+        if fault.problem:
+            raise InvalidSettings(fault.problem, "Unset it, unless this node is under test.")
         listener = _bind(settings.host, settings.port) if self._listen else None
         try:
             await self._open(listener)

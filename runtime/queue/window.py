@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import StoreUnavailable
+from headrace.runtime.fault import reach
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.queue.lane import Flow, FunctionGate, Lane, Rotation
 from headrace.runtime.store.protocol import QueueStore
@@ -168,6 +169,8 @@ class Window:
             flow.more = False
             now = self._clock.now()
             claims = await self._store.claim(self._node, flow=flow.name, limit=limit, now=now)
+            if claims:
+                reach("claim")
             if len(claims) >= limit:
                 flow.more = True
             if not flow.more or (flow.urgent is not None and claims[-1].invocation.priority < flow.urgent):

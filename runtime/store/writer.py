@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
+from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.protocol import Done
@@ -141,7 +142,9 @@ class Writer:
                 self._db.execute("BEGIN IMMEDIATE")
                 answers = transaction.run(lists, carefully=carefully)
                 transaction.close()
+                reach("commit.before")
                 self._db.execute("COMMIT")
+                reach("commit.after")
             except Exception as error:
                 self._back_out(transaction)
                 if not carefully and not _database_fault(error):
