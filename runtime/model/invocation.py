@@ -27,7 +27,8 @@ class Status(IntEnum):
 class Invocation(msgspec.Struct, gc=False):
     """One request to run one function on one event; treated as frozen once made.
 
-    `flow` is what shares the workers fairly: the function's name, or `job:ID` for a job's invocations.
+    `flow` is what shares the workers fairly: the function's name, `FUNCTION#KEY` with a concurrency key, or
+    `job:ID` for a job's invocations. `memory_bytes` is a limit of its own, None for the function's.
     `payload` is JSON, or the address of an object that holds it in `payload_ref` (then `payload` is empty).
     Moments are UTC epoch seconds. `attempts` counts the attempts that were spent before now. `job`, `stage`
     and `index` place a job's invocation: stage -1 is planning, 0 the map, 1 and up the levels of the reduce
@@ -50,6 +51,7 @@ class Invocation(msgspec.Struct, gc=False):
     job: int | None = None
     stage: int = 0
     index: int = 0
+    memory_bytes: int | None = None
 
 
 class Claim(msgspec.Struct, gc=False):

@@ -48,14 +48,15 @@ class Settle(msgspec.Struct, gc=False):
 
 
 class Retry(msgspec.Struct, gc=False):
-    """Give a claim back: waiting again until `due_at`. With `spent` the attempt counts. Refused with
-    LeaseLost.
+    """Give a claim back: waiting again until `due_at`. With `spent` the attempt counts. `memory_bytes` is the
+    limit of the attempts from now on, None to leave it. Refused with LeaseLost.
     """
 
     claim: Claim
     due_at: float
     spent: bool = True
     error: dict[str, Any] | None = None
+    memory_bytes: int | None = None
 
 
 class MarkRunning(msgspec.Struct, gc=False):
@@ -207,6 +208,42 @@ class FunctionPaused(msgspec.Struct, gc=False):
     paused: bool
 
 
+class Closed(msgspec.Struct, gc=False):
+    """Nothing of a function, or of a concurrency key in any function, is claimed before `until_at`.
+
+    `name` is `function:NAME` or `key:KEY`. A later moment replaces an earlier one, never the other way round.
+    """
+
+    name: str
+    until_at: float
+    reason: str = ""
+
+
+class Opened(msgspec.Struct, gc=False):
+    """A closure ends now, whatever its moment."""
+
+    name: str
+
+
+class CancelMatching(msgspec.Struct, gc=False):
+    """End up to `limit` unclaimed waiting invocations of a function, with a tag, or both; the oldest first.
+
+    Its Applied carries their ids in `ids`; fewer than `limit` means that no more matched.
+    """
+
+    function: str | None = None
+    tag: str | None = None
+    limit: int = 1000
+
+
+class Deployed(msgspec.Struct, gc=False):
+    """A node serves this version of the code from `at` on."""
+
+    node: str
+    version: str
+    at: float
+
+
 Write = (
     Put
     | Settle
@@ -224,12 +261,17 @@ Write = (
     | JobMoved
     | JobRedriven
     | FunctionPaused
+    | Closed
+    | Opened
+    | CancelMatching
+    | Deployed
 )
 
 
 class Applied(msgspec.Struct, gc=False):
     """What became of one write. `id` is set by a Put (the first invocation's, when it is a repeat), `claim`
-    when the Put was claimed at once, `parent` when a ChunkDone accepted the next reduce.
+    when the Put was claimed at once, `parent` when a ChunkDone accepted the next reduce, `ids` by a
+    CancelMatching.
     """
 
     id: int | None = None
@@ -237,3 +279,4 @@ class Applied(msgspec.Struct, gc=False):
     claim: Claim | None = None
     parent: Invocation | None = None
     refused: HeadraceError | None = None
+    ids: list[int] | None = None

@@ -142,7 +142,10 @@ def join(db: sqlite3.Connection, claims: Claims, node: str, until: float, now: f
     [last] = db.execute("SELECT value FROM meta WHERE \"key\" = 'nodes'").fetchone()
     number = int(last) + 1
     db.execute("UPDATE meta SET value = ? WHERE \"key\" = 'nodes'", (str(number),))
-    db.execute("INSERT OR REPLACE INTO node (name, number, joined_at) VALUES (?, ?, ?)", (node, number, now))
+    db.execute(
+        "INSERT OR REPLACE INTO node (name, number, joined_at, until_at) VALUES (?, ?, ?, ?)",
+        (node, number, now, until),
+    )
     db.execute("COMMIT")
     claims.leases[node] = until
     return number
@@ -151,7 +154,7 @@ def join(db: sqlite3.Connection, claims: Claims, node: str, until: float, now: f
 def recover(db: sqlite3.Connection) -> list[Claim]:
     """At start: what an earlier process was recorded to run waits again, an attempt spent."""
     rows = db.execute(f"SELECT {INVOCATION}, node FROM invocation WHERE status = 1").fetchall()
-    lost = [Claim(invocation_of(row), row[8] + 1, row[16] or "") for row in rows]
+    lost = [Claim(invocation_of(row), row[8] + 1, row[17] or "") for row in rows]
     db.execute("BEGIN IMMEDIATE")
     db.execute(
         "UPDATE invocation SET status = 0, attempts = attempts + 1, node = NULL, started_at = NULL WHERE"
@@ -223,6 +226,18 @@ def expire(
         (chosen,),
     ):
         refs += pair
+    removed: dict[str, list[int]] = {}
+    for function, status, count in db.execute(
+        "SELECT function, status, count(*) FROM invocation WHERE id IN (SELECT value FROM json_each(?))"
+        " GROUP BY function, status",
+        (chosen,),
+    ):
+        removed.setdefault(function, [0, 0, 0])[status - 2] += count
+    db.executemany(
+        "UPDATE counter SET removed_succeeded = removed_succeeded + ?, removed_dead = removed_dead + ?,"
+        " removed_cancelled = removed_cancelled + ? WHERE function = ? AND shard = 0",
+        [(*counts, function) for function, counts in removed.items()],
+    )
     db.execute("DELETE FROM invocation WHERE id IN (SELECT value FROM json_each(?))", (chosen,))
     db.execute("COMMIT")
     return [ref for ref in dict.fromkeys(refs) if ref is not None and ref.startswith(system)]

@@ -11,7 +11,8 @@ from headrace.runtime.model.invocation import Invocation
 from headrace.runtime.model.job import ENDED, LIVE
 from headrace.runtime.model.write import Applied, ChunkDone, JobMoved, JobPlanned, JobPut, JobRedriven
 from headrace.runtime.store.rows import json_decode, json_encode, text_of
-from headrace.runtime.store.transaction import CANCELLED, DEAD, PLAIN, Refused, Transaction
+from headrace.runtime.store.tally import CANCELLED, DEAD, REMOVED
+from headrace.runtime.store.transaction import PLAIN, Refused, Transaction
 
 _CANCELLED_ERROR = '{"code":"cancelled","message":"its job ended first"}'
 
@@ -99,7 +100,7 @@ def _filled(parent: Invocation, children: bytes) -> Invocation:
     return Invocation(parent.id, parent.function, parent.flow, payload, parent.accepted_at, parent.due_at,
                       parent.expires_at, parent.priority, parent.attempts, parent.payload_ref,
                       parent.idempotency_key, parent.tags, parent.source, parent.job, parent.stage,
-                      parent.index)  # fmt: skip
+                      parent.index, parent.memory_bytes)  # fmt: skip
 
 
 def moved(transaction: Transaction, write: JobMoved, now: float) -> Applied:
@@ -170,13 +171,22 @@ def _expect(transaction: Transaction, job: int, expected: tuple[str, ...], what:
 
 
 def _remove(transaction: Transaction, job: int, where: str, values: tuple[Any, ...]) -> None:
-    """Delete invocations of a job; what had not ended counts as cancelled, and claims on it become stale."""
+    """Delete invocations of a job; what had not ended counts as cancelled, and claims on it become stale. The
+    books remember what was removed.
+    """
     db, scope = transaction.db, (job, *values)
     open_ones = f"FROM invocation WHERE job = ? AND {where} AND status < 2"
     for function, count in db.execute(
         f"SELECT function, count(*) {open_ones} GROUP BY function", scope
     ).fetchall():
         transaction.tally.add(function, CANCELLED, count)
+        transaction.tally.add(function, CANCELLED + REMOVED, count)
+    for function, status, count in db.execute(
+        f"SELECT function, status, count(*) FROM invocation WHERE job = ? AND {where} AND status >= 2"
+        " GROUP BY function, status",
+        scope,
+    ).fetchall():
+        transaction.tally.add(function, status - 1 + REMOVED, count)
     claimed = f"SELECT id {open_ones} AND id IN (SELECT value FROM json_each(?))"
     for [id] in db.execute(claimed, (*scope, _held(transaction, job))).fetchall():
         transaction.claims.drop(id)

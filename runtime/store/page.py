@@ -27,7 +27,7 @@ def _moment(column: str) -> str:
 _COLUMNS = (
     f"id, function, flow, length(payload), {_moment('accepted_at')}, {_moment('due_at')},"
     f" {_moment('expires_at')},"
-    " priority, attempts, payload_ref, idempotency_key, tags, source, job, stage, idx"
+    " priority, attempts, payload_ref, idempotency_key, tags, source, job, stage, idx, memory_bytes"
 )
 _MORE = f"status, {_moment('started_at')}, {_moment('ended_at')}, length(result), result_ref, error, node"
 _CHOSEN = "FROM invocation WHERE id IN (SELECT value FROM json_each(?))"
@@ -42,11 +42,27 @@ _RECORDS = (
 _Text = str | None
 _Number = int | None
 _InvocationRow = tuple[
-    int, str, str, int, float, float, float, int, int, _Text, _Text, _Text, _Text, _Number, _Number, _Number
+    int,
+    str,
+    str,
+    int,
+    float,
+    float,
+    float,
+    int,
+    int,
+    _Text,
+    _Text,
+    _Text,
+    _Text,
+    _Number,
+    _Number,
+    _Number,
+    _Number,
 ]
 _RecordRow = tuple[
     int, str, str, int, float, float, float, int, int, _Text, _Text, _Text, _Text, _Number, _Number, _Number,
-    int, float | None, float | None, _Number, _Text, _Text, _Text,
+    _Number, int, float | None, float | None, _Number, _Text, _Text, _Text,
 ]  # fmt: skip
 _ids = msgspec.json.Decoder(list[int]).decode
 _invocation_rows = msgspec.json.Decoder(list[_InvocationRow], strict=False).decode
@@ -78,9 +94,9 @@ def records(db: sqlite3.Connection, chosen: Sequence[int]) -> list[Record]:
         text, payloads, results = db.execute(_RECORDS, (_list(chosen[at : at + PAGE_MAX]),)).fetchone()
         begin = result_begin = 0
         for row in _record_rows(text):
-            end, result_end = begin + row[3], result_begin + (row[19] or 0)
-            result = None if row[19] is None else results[result_begin:result_end]
-            found[row[0]] = record_of((*row[:3], payloads[begin:end], *row[4:19], result, *row[20:]))
+            end, result_end = begin + row[3], result_begin + (row[20] or 0)
+            result = None if row[20] is None else results[result_begin:result_end]
+            found[row[0]] = record_of((*row[:3], payloads[begin:end], *row[4:20], result, *row[21:]))
             begin, result_begin = end, result_end
     return [found[id] for id in chosen if id in found]
 

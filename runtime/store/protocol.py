@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
+from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
 from headrace.runtime.model.write import Applied, Write
 
 Done = Callable[[list[Applied] | BaseException], None]
@@ -19,7 +20,8 @@ Done = Callable[[list[Applied] | BaseException], None]
 class Counters(msgspec.Struct, kw_only=True):
     """The books of one function: accepted = waiting + running + succeeded + dead + cancelled.
 
-    They survive retention. `oldest_accepted_at` is when the oldest waiting one was accepted, in epoch
+    They survive retention: `removed_*` count the ended ones whose rows retention, or a new plan of their job,
+    has removed. `oldest_accepted_at` is when the oldest waiting one was accepted, in epoch
     seconds.
     """
 
@@ -30,6 +32,9 @@ class Counters(msgspec.Struct, kw_only=True):
     dead: int = 0
     cancelled: int = 0
     deduplicated: int = 0
+    removed_succeeded: int = 0
+    removed_dead: int = 0
+    removed_cancelled: int = 0
     oldest_accepted_at: float | None = None
 
 
@@ -44,6 +49,22 @@ class ScheduleState(msgspec.Struct, kw_only=True):
     anchor: float
     paused: bool = False
     last_due_at: float | None = None
+
+
+class Closure(msgspec.Struct, kw_only=True):
+    """A function (`function:NAME`) or key (`key:KEY`) of which nothing is claimed before a moment."""
+
+    name: str
+    until_at: float
+    reason: str = ""
+
+
+class Deployment(msgspec.Struct, kw_only=True):
+    """Which version of the code a node serves from a moment on."""
+
+    node: str
+    version: str
+    since: float
 
 
 class LedgerRow(msgspec.Struct, kw_only=True):
@@ -72,10 +93,26 @@ class QueueStore(Protocol):
         recorded then.
         """
 
-    async def claim(self, node: str, *, flow: str, limit: int, now: float) -> list[Claim]:
-        """Claim up to `limit` due, waiting, unclaimed invocations of a flow: by priority (higher first), due
-        time, id.
+    @property
+    def shared(self) -> bool:
+        """Whether other nodes may claim from this store too, so that limits must be held in the claim."""
+
+    def listen(self, wake: Callable[[str], None]) -> None:
+        """Call `wake` on the event loop with the name of a flow of which another node has made something
+        claimable, with `control` when a pause or a closure changed, with `*` when anything may have. Never
+        called where `shared` is False; may be called without need. Set before `start`.
         """
+
+    async def claim(
+        self, node: str, *, flow: str, limit: int, now: float, function: str = "", limits: Limits = NO_LIMITS
+    ) -> list[Claim]:
+        """Claim up to `limit` due, waiting, unclaimed invocations of a flow: by priority (higher first), due
+        time, id. `function` is the flow's function and must be given with `limits`, which hold over all
+        nodes. Nothing of a closed function or key is claimed; paused functions the caller leaves alone.
+        """
+
+    async def held_back(self, *, flow: str, function: str, limits: Limits, now: float) -> Held | None:
+        """What keeps the flow's due invocations from being claimed now, if anything does."""
 
     async def next_due(self, flow: str, *, now: float) -> float | None:
         """When the flow's next unclaimed waiting invocation that is not yet due will be; None when there is
@@ -94,7 +131,9 @@ class QueueStore(Protocol):
         """Begin a node's lease and get its number, unique among live nodes."""
 
     async def renew(self, node: str, *, until: float) -> None:
-        """Extend the node's lease."""
+        """Extend the node's lease. Raises LeaseLost when it had run out and its claims were taken back: the
+        node must drop what it holds and join anew.
+        """
 
     async def leave(self, node: str) -> None:
         """End the node's lease; what it still claims waits again, and no attempt is spent."""
@@ -135,6 +174,12 @@ class InvocationStore(Protocol):
 
     async def paused(self) -> set[str]:
         """The functions that are paused."""
+
+    async def closures(self, *, now: float) -> list[Closure]:
+        """The functions and keys that are closed, with moments after `now`."""
+
+    async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
+        """Which version each node served, the newest first, begun at `before` or earlier."""
 
     async def expire(
         self, *, succeeded_before: float, dead_before: float, keep: int, limit: int

@@ -16,8 +16,9 @@ from headrace.runtime.errors import StoreUnavailable
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.store.page import ids, records
-from headrace.runtime.store.protocol import Counters, LedgerRow, ScheduleState
+from headrace.runtime.store.protocol import Closure, Counters, Deployment, LedgerRow, ScheduleState
 from headrace.runtime.store.rows import JOB, RECORD, job_of, json_encode, record_of
+from headrace.runtime.store.tally import BOOK_NAMES
 from headrace.runtime.store.writer import fault
 
 T = TypeVar("T")
@@ -114,9 +115,8 @@ def counters(db: sqlite3.Connection) -> dict[str, Counters]:
     """The books; waiting is what remains, so that no row has to be counted."""
     db.execute("BEGIN")  # one snapshot for all of them
     try:
-        books = db.execute(
-            "SELECT function, accepted, succeeded, dead, cancelled, deduplicated FROM counter"
-        ).fetchall()
+        sums = ", ".join(f"sum({name})" for name in BOOK_NAMES)
+        books = db.execute(f"SELECT function, {sums} FROM counter GROUP BY function").fetchall()
         running = dict(
             db.execute(
                 "SELECT function, count(*) FROM invocation WHERE status = 1 GROUP BY function"
@@ -130,16 +130,16 @@ def counters(db: sqlite3.Connection) -> dict[str, Counters]:
         db.execute("COMMIT")
     return {
         function: Counters(
-            accepted=accepted,
-            waiting=accepted - succeeded - dead - cancelled - running.get(function, 0),
+            **(book := dict(zip(BOOK_NAMES, counts, strict=True))),
+            waiting=book["accepted"]
+            - book["succeeded"]
+            - book["dead"]
+            - book["cancelled"]
+            - running.get(function, 0),
             running=running.get(function, 0),
-            succeeded=succeeded,
-            dead=dead,
-            cancelled=cancelled,
-            deduplicated=deduplicated,
             oldest_accepted_at=oldest.get(function),
         )
-        for function, accepted, succeeded, dead, cancelled, deduplicated in books
+        for function, *counts in books
     }
 
 
@@ -185,6 +185,19 @@ def priorities(db: sqlite3.Connection, flow: str) -> list[int]:
 
 def paused(db: sqlite3.Connection) -> set[str]:
     return {function for [function] in db.execute("SELECT function FROM paused")}
+
+
+def closures(db: sqlite3.Connection, now: float) -> list[Closure]:
+    rows = db.execute("SELECT name, until_at, reason FROM closure WHERE until_at > ? ORDER BY name", (now,))
+    return [Closure(name=name, until_at=until_at, reason=reason) for name, until_at, reason in rows]
+
+
+def deployments(db: sqlite3.Connection, before: float, limit: int) -> list[Deployment]:
+    rows = db.execute(
+        "SELECT node, version, since FROM deployment WHERE since <= ? ORDER BY since DESC LIMIT ?",
+        (before, limit),
+    )
+    return [Deployment(node=node, version=version, since=since) for node, version, since in rows]
 
 
 # ---- jobs ----

@@ -17,7 +17,7 @@ Row = Sequence[Any]
 INVOCATION = (
     "id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts, payload_ref,"
     " idempotency_key,"
-    " tags, source, job, stage, idx"
+    " tags, source, job, stage, idx, memory_bytes"
 )
 RECORD = f"{INVOCATION}, status, started_at, ended_at, result, result_ref, error, node"
 JOB = (
@@ -43,7 +43,7 @@ def invocation_row(invocation: Invocation) -> tuple[Any, ...]:
         invocation.id, invocation.function, invocation.flow, invocation.payload, invocation.accepted_at,
         invocation.due_at, invocation.expires_at, invocation.priority, invocation.attempts,
         invocation.payload_ref, invocation.idempotency_key, invocation.tags, invocation.source, job, None if
-        job is None else invocation.stage, None if job is None else invocation.index,
+        job is None else invocation.stage, None if job is None else invocation.index, invocation.memory_bytes,
     )  # fmt: skip
 
 
@@ -51,15 +51,15 @@ def invocation_of(row: Row) -> Invocation:
     """The invocation behind a row that begins with the columns of `INVOCATION`."""
     (id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts, payload_ref, key, tags,
     source, job,
-     stage, idx) = row[:16]  # fmt: skip
+     stage, idx, memory_bytes) = row[:17]  # fmt: skip
     return Invocation(id, function, flow, payload, accepted_at, due_at, expires_at, priority, attempts,
     payload_ref,
-                      key, tags, source, job, stage or 0, idx or 0)  # fmt: skip
+                      key, tags, source, job, stage or 0, idx or 0, memory_bytes)  # fmt: skip
 
 
 def record_of(row: Row) -> Record:
     """The record behind a row with the columns of `RECORD`."""
-    status, started_at, ended_at, result, result_ref, error, node = row[16:]
+    status, started_at, ended_at, result, result_ref, error, node = row[17:]
     invocation = invocation_of(row)
     return Record(
         invocation=invocation,

@@ -4,8 +4,9 @@ Imported by migrations and tests only: a node starts from `schema.sql`, since im
 longer than opening the database. `python -m headrace.runtime.store.schema` prints what that file must hold.
 
 In `invocation` the payload and the result come last, so that a scan of the columns before them never reads
-overflow pages. The partial indexes are chosen for the usual path: an accepted and settled invocation enters
-`ready` and leaves it, and enters `settled`; all others hold rare rows only.
+overflow pages (`memory_bytes` is read only with them). The partial indexes
+are chosen for the usual path: an accepted and settled invocation enters `ready` and leaves it, and enters
+`settled`; all others hold rare rows only.
 """
 
 import sys
@@ -78,6 +79,7 @@ invocation = Table(
     Column("error", Text),
     Column("payload", LargeBinary, nullable=False),
     Column("result", LargeBinary),
+    Column("memory_bytes", BigInteger),
 )
 Index("ready", invocation.c.flow, desc(invocation.c.priority), invocation.c.due_at, invocation.c.id,
       **_only("status = 0"))  # fmt: skip
@@ -88,15 +90,20 @@ Index("dead_letters", invocation.c.id, **_only("status = 3"))
 Index("part", invocation.c.job, invocation.c.stage, invocation.c.idx, unique=True, **_only("job IS NOT NULL"))
 Index("part_status", invocation.c.job, invocation.c.status, invocation.c.stage, **_only("job IS NOT NULL"))
 
+# `shard` keeps nodes that share a database from waiting for each other's transactions; sums are the books.
 counter = Table(
     "counter",
     metadata,
     Column("function", Text, primary_key=True),
+    Column("shard", SmallInteger, primary_key=True),
     Column("accepted", BigInteger, nullable=False),
     Column("succeeded", BigInteger, nullable=False),
     Column("dead", BigInteger, nullable=False),
     Column("cancelled", BigInteger, nullable=False),
     Column("deduplicated", BigInteger, nullable=False),
+    Column("removed_succeeded", BigInteger, nullable=False),
+    Column("removed_dead", BigInteger, nullable=False),
+    Column("removed_cancelled", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -180,12 +187,42 @@ fired = Table(
 
 paused = Table("paused", metadata, Column("function", Text, primary_key=True), sqlite_with_rowid=False)
 
+closure = Table(
+    "closure",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("until_at", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# The token bucket of a function with a rate; its row is what claims of a limited function lock.
+gate = Table(
+    "gate",
+    metadata,
+    Column("function", Text, primary_key=True),
+    Column("tokens", Double, nullable=False),
+    Column("refilled_at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("since", Double, primary_key=True),
+    Column("version", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("deployment_since", deployment.c.since)
+
 node = Table(
     "node",
     metadata,
     Column("name", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("joined_at", Double, nullable=False),
+    Column("until_at", Double, nullable=False),
     sqlite_with_rowid=False,
 )
 

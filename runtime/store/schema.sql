@@ -5,14 +5,26 @@ CREATE TABLE alembic_version (
     PRIMARY KEY (version_num)
 );
 
+CREATE TABLE closure (
+    name TEXT NOT NULL,
+    until_at DOUBLE NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
 CREATE TABLE counter (
     function TEXT NOT NULL,
+    shard SMALLINT NOT NULL,
     accepted BIGINT NOT NULL,
     succeeded BIGINT NOT NULL,
     dead BIGINT NOT NULL,
     cancelled BIGINT NOT NULL,
     deduplicated BIGINT NOT NULL,
-    PRIMARY KEY (function)
+    removed_succeeded BIGINT NOT NULL,
+    removed_dead BIGINT NOT NULL,
+    removed_cancelled BIGINT NOT NULL,
+    PRIMARY KEY (function, shard)
 )
  WITHOUT ROWID;
 
@@ -23,10 +35,28 @@ CREATE TABLE cursor (
 )
  WITHOUT ROWID;
 
+CREATE TABLE deployment (
+    node TEXT NOT NULL,
+    since DOUBLE NOT NULL,
+    version TEXT NOT NULL,
+    PRIMARY KEY (node, since)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX deployment_since ON deployment (since);
+
 CREATE TABLE fired (
     schedule TEXT NOT NULL,
     due_at DOUBLE NOT NULL,
     PRIMARY KEY (schedule, due_at)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE gate (
+    function TEXT NOT NULL,
+    tokens DOUBLE NOT NULL,
+    refilled_at DOUBLE NOT NULL,
+    PRIMARY KEY (function)
 )
  WITHOUT ROWID;
 
@@ -66,6 +96,7 @@ CREATE TABLE invocation (
     error TEXT,
     payload BLOB NOT NULL,
     result BLOB,
+    memory_bytes BIGINT,
     PRIMARY KEY (id)
 );
 
@@ -131,6 +162,7 @@ CREATE TABLE node (
     name TEXT NOT NULL,
     number BIGINT NOT NULL,
     joined_at DOUBLE NOT NULL,
+    until_at DOUBLE NOT NULL,
     PRIMARY KEY (name)
 )
  WITHOUT ROWID;
@@ -152,10 +184,10 @@ CREATE TABLE schedule (
 )
  WITHOUT ROWID;
 
-INSERT INTO meta ("key", value) VALUES ('schema', '1');
+INSERT INTO meta ("key", value) VALUES ('schema', '2');
 
-INSERT INTO meta ("key", value) VALUES ('min_reader', '1');
+INSERT INTO meta ("key", value) VALUES ('min_reader', '2');
 
 INSERT INTO meta ("key", value) VALUES ('nodes', '0');
 
-INSERT INTO alembic_version (version_num) VALUES ('0001');
+INSERT INTO alembic_version (version_num) VALUES ('0002');

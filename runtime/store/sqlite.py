@@ -8,7 +8,7 @@ MarkRunning names are.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.store import calls, jobsteps, reads, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.holder import Holder
-from headrace.runtime.store.protocol import Counters, Done, LedgerRow, ScheduleState
+from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
 from headrace.runtime.store.reads import Readers
 from headrace.runtime.store.version import SCHEMA
 from headrace.runtime.store.writer import Writer, fault
@@ -127,6 +127,13 @@ class SqliteStore:
         self._writer.submit(writes, done, now)
         return await future
 
+    @property
+    def shared(self) -> bool:
+        return False
+
+    def listen(self, wake: Callable[[str], None]) -> None:
+        """Nobody else writes to this database."""
+
     async def claim(self, node: str, *, flow: str, limit: int, now: float) -> list[Claim]:
         return await self._writer.call(lambda db: calls.claim(db, self._claims, node, flow, limit, now))
 
@@ -181,6 +188,12 @@ class SqliteStore:
 
     async def paused(self) -> set[str]:
         return await self._readers.ask(reads.paused)
+
+    async def closures(self, *, now: float) -> list[Closure]:
+        return await self._readers.ask(lambda db: reads.closures(db, now))
+
+    async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
+        return await self._readers.ask(lambda db: reads.deployments(db, before, limit))
 
     async def expire(
         self, *, succeeded_before: float, dead_before: float, keep: int, limit: int

@@ -13,7 +13,9 @@ from headrace.runtime.model.invocation import Status
 from headrace.runtime.model.write import (
     Applied,
     CancelWaiting,
+    Closed,
     CursorMoved,
+    Deployed,
     Fired,
     Forget,
     FunctionPaused,
@@ -21,13 +23,15 @@ from headrace.runtime.model.write import (
     JobPlanned,
     JobPut,
     JobRedriven,
+    Opened,
     Put,
     Redrive,
     Seen,
     Write,
 )
 from headrace.runtime.store import jobsteps
-from headrace.runtime.store.transaction import CANCELLED, DEAD, DEDUPLICATED, PLAIN, Refused, Transaction
+from headrace.runtime.store.tally import CANCELLED, DEAD, DEDUPLICATED
+from headrace.runtime.store.transaction import PLAIN, Refused, Transaction
 
 FIRED_KEPT = 1_000
 """Due instants remembered of each schedule; an instant before all of them counts as fired."""
@@ -223,6 +227,31 @@ def function_paused(transaction: Transaction, write: FunctionPaused, now: float)
     return PLAIN
 
 
+def closed(transaction: Transaction, write: Closed, now: float) -> Applied:
+    transaction.db.execute("DELETE FROM closure WHERE until_at <= ?", (now,))
+    transaction.db.execute(
+        "INSERT INTO closure (name, until_at, reason) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+        " SET until_at = excluded.until_at, reason = excluded.reason"
+        " WHERE closure.until_at < excluded.until_at",
+        (write.name, write.until_at, write.reason),
+    )
+    return PLAIN
+
+
+def opened(transaction: Transaction, write: Opened, now: float) -> Applied:
+    transaction.db.execute("DELETE FROM closure WHERE name = ?", (write.name,))
+    return PLAIN
+
+
+def deployed(transaction: Transaction, write: Deployed, now: float) -> Applied:
+    transaction.db.execute(
+        "INSERT INTO deployment (node, since, version) VALUES (?, ?, ?)"
+        " ON CONFLICT (node, since) DO UPDATE SET version = excluded.version",
+        (write.node, write.at, write.version),
+    )
+    return PLAIN
+
+
 _STEPS: dict[type, Callable[[Transaction, Any, float], Applied]] = {
     Put: put,
     CancelWaiting: cancel_waiting,
@@ -232,6 +261,9 @@ _STEPS: dict[type, Callable[[Transaction, Any, float], Applied]] = {
     Fired: fired,
     CursorMoved: cursor_moved,
     FunctionPaused: function_paused,
+    Closed: closed,
+    Opened: opened,
+    Deployed: deployed,
     JobPut: jobsteps.put,
     JobPlanned: jobsteps.planned,
     JobMoved: jobsteps.moved,

@@ -17,6 +17,7 @@ from headrace.runtime.model.invocation import Claim, Invocation, Status
 from headrace.runtime.model.write import Applied, ChunkDone, MarkRunning, Put, Retry, Settle, Write
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.rows import INVOCATION, invocation_row, text_of
+from headrace.runtime.store.tally import ACCEPTED, BOOK_NAMES, Tally
 
 Answer = list[Applied] | BaseException
 
@@ -42,19 +43,18 @@ _SETTLE = (
 )
 _RETRY = (
     "UPDATE invocation SET status = 0, attempts = v.column2, due_at = v.column3, error = v.column4,"
-    " node = NULL, started_at = NULL FROM (VALUES (?, ?, ?, ?)) AS v WHERE id = v.column1"
+    " node = NULL, started_at = NULL, memory_bytes = coalesce(v.column5, memory_bytes)"
+    " FROM (VALUES (?, ?, ?, ?, ?)) AS v WHERE id = v.column1"
 )
 _MARK = (
     "UPDATE invocation SET status = 1, node = v.column2, started_at = v.column3"
     " FROM (VALUES (?, ?, ?)) AS v WHERE id = v.column1"
 )
 _COUNT = (
-    "INSERT INTO counter (function, accepted, succeeded, dead, cancelled, deduplicated) VALUES (?, ?, ?, ?,"
-    " ?, ?)"
-    " ON CONFLICT (function) DO UPDATE SET accepted = accepted + excluded.accepted, succeeded = succeeded +"
-    " excluded.succeeded,"
-    " dead = dead + excluded.dead, cancelled = cancelled + excluded.cancelled,"
-    " deduplicated = deduplicated + excluded.deduplicated"
+    f"INSERT INTO counter (function, shard, {', '.join(BOOK_NAMES)})"
+    f" VALUES (?, 0, {', '.join('?' * len(BOOK_NAMES))})"
+    " ON CONFLICT (function, shard) DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in BOOK_NAMES)
 )
 
 
@@ -68,7 +68,7 @@ _PUT_PLAIN_BY_SIZE = _statements(
     " VALUES {rows}",
     "(?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
 )
-_PUT_BY_SIZE = _statements(_PUT, f"({', '.join('?' * 16)}, 0)")
+_PUT_BY_SIZE = _statements(_PUT, f"({', '.join('?' * 17)}, 0)")
 _SETTLE_PLAIN_BY_SIZE = _statements(_SETTLE_PLAIN, "(?, ?, ?, ?, ?, ?)")
 
 
@@ -84,28 +84,6 @@ class Refused(Exception):
 
 def lease_lost(claim: Claim) -> Refused:
     return Refused(LeaseLost(show_id(claim.invocation.id), claim.node, claim.attempt))
-
-
-class Tally:
-    """What a transaction adds to the books, by function, in the columns below."""
-
-    def __init__(self) -> None:
-        self.by_function: dict[str, list[int]] = {}
-
-    def add(self, function: str, column: int, count: int = 1) -> None:
-        row = self.by_function.get(function)
-        if row is None:
-            row = self.by_function[function] = [0, 0, 0, 0, 0]
-        row[column] += count
-
-    def merge(self, other: "Tally") -> None:
-        for function, row in other.by_function.items():
-            for column, count in enumerate(row):
-                self.add(function, column, count)
-
-
-ACCEPTED, SUCCEEDED, DEAD, CANCELLED, DEDUPLICATED = range(5)
-"""The columns of a Tally. An ended status is one more than its column."""
 
 
 class Transaction:
@@ -257,6 +235,7 @@ class Transaction:
         if (
             invocation.source is None and invocation.tags is None and invocation.payload_ref is None
             and invocation.attempts == 0 and invocation.job is None and invocation.idempotency_key is None
+            and invocation.memory_bytes is None
         ):  # fmt: skip
             self._puts_plain += (
                 invocation.id, invocation.function, invocation.flow, invocation.payload,
@@ -264,10 +243,7 @@ class Transaction:
             )  # fmt: skip
         else:
             self._puts += invocation_row(invocation)
-        row = self.tally.by_function.get(invocation.function)
-        if row is None:
-            row = self.tally.by_function[invocation.function] = [0, 0, 0, 0, 0]
-        row[0] += 1
+        self.tally.add(invocation.function, ACCEPTED)
         if node is None:
             self.claims.freed(invocation.flow, invocation.priority, invocation.due_at, invocation.id)
             return Applied(invocation.id)
@@ -302,7 +278,9 @@ class Transaction:
         self.claims.drop(invocation.id)
         self.claims.freed(invocation.flow, invocation.priority, write.due_at, invocation.id)
         attempts = claim.attempt if write.spent else claim.attempt - 1
-        self._retries.append((invocation.id, attempts, write.due_at, text_of(write.error)))
+        self._retries.append(
+            (invocation.id, attempts, write.due_at, text_of(write.error), write.memory_bytes)
+        )
 
     def _mark(self, write: MarkRunning) -> None:
         claim = write.claim
@@ -319,7 +297,7 @@ class Transaction:
             self._many(_PUT_PLAIN_BY_SIZE, self._puts_plain, 8)
             self._puts_plain = []
         if self._puts:
-            self._many(_PUT_BY_SIZE, self._puts, 16)
+            self._many(_PUT_BY_SIZE, self._puts, 17)
             self._puts = []
         if self._marks:
             self.db.executemany(_MARK, self._marks)

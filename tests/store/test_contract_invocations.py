@@ -81,7 +81,10 @@ async def test_retention_removes_the_oldest_ended_first_and_keeps_the_books(stor
     assert [r.invocation.id for r in await store.find()] == [10, 9, 8, 7]
     await store.expire(succeeded_before=0.0, dead_before=1.5, keep=2, limit=100)
     assert await statuses(store, [9, 10]) == [None, Status.WAITING]
-    assert await store.counters() == before
+    after = await store.counters()
+    assert (after["app.f"].removed_succeeded, after["app.f"].removed_dead) == (6, 1)
+    after["app.f"].removed_succeeded = after["app.f"].removed_dead = 0
+    assert after == before
     balance(before)
 
 

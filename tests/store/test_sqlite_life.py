@@ -40,6 +40,7 @@ from headrace.runtime.store.migrate import upgrade
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.schema import fresh_sql
 from headrace.runtime.store.sqlite import SqliteStore
+from headrace.runtime.store.version import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,7 +171,7 @@ async def test_a_store_that_is_not_running_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         await store.apply([], now=0)
     assert facts["journal_mode"] == "wal"
-    assert facts["schema"] == 1
+    assert facts["schema"] == SCHEMA
 
 
 async def test_stopping_records_what_was_submitted(tmp_path: Path) -> None:
