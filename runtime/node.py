@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from headrace.runtime import fault
-from headrace.runtime.clock import Clock, SystemClock
+from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
 from headrace.runtime.code import request_for, watched_folders
 from headrace.runtime.errors import (
     HeadraceError,
@@ -55,6 +55,7 @@ THREADS = 8
 FLUSH_S = 0.2
 EXPIRE_S = 60.0
 RELOAD_QUIET_S = 0.05
+CLOCK_BEHIND_S = 1.0
 LOADER = "headrace.runtime.loading:load"
 CLIENT = "headrace.runtime.client:worker_client"
 
@@ -67,7 +68,8 @@ class Node:
     Args:
         settings: what the node was told.
         code: the loader's argument: what user code to run.
-        clock: time; the system's by default.
+        clock: the wall clock; the system's by default. Schedules go by it; the queue, leases and ids go by
+            `Node.clock`, which begins with it and is steady.
         listen: serve HTTP on the settings' host and port; without it, only this process reaches the node.
         on_output: told what each attempt printed, beside the logs.
     """
@@ -82,7 +84,9 @@ class Node:
         on_output: Callable[[str, str, Outcome], None] | None = None,
     ) -> None:
         self.settings = settings
-        self.clock: Clock = clock or SystemClock()
+        self.wall: Clock = clock or SystemClock()
+        self.clock: Clock = self.wall
+        self._elapsed = machine_elapsed() if clock is None else None
         self.manifest = Manifest(version="")
         self.url = ""
         self.secret = ""
@@ -96,6 +100,7 @@ class Node:
         self._pool: LocalPool | None = None
         self._loading: asyncio.Task[Manifest] | None = None
         self._old_pools: set[asyncio.Task[None]] = set()
+        self._lease: asyncio.Task[None] | None = None
         self._store: SqliteStore | None = None
         self._server: Any = None
         self._served: asyncio.Task[None] | None = None
@@ -130,9 +135,12 @@ class Node:
         _make_folder(settings.data)
         self._store = store = SqliteStore(_sqlite_path(settings.store), clock=self.clock)
         await store.start()
+        self._steady(await store.latest())
         self.id = f"{socket.gethostname()}#{os.getpid()}-{secrets.token_hex(3)}"
         now = self.clock.now()
         number = await store.join(self.id, until=now + settings.node_lease_s, now=now)
+        self._lease = asyncio.get_running_loop().create_task(self._keep_lease())
+        self._lease.add_done_callback(self._reap)
         self.ids = Ids(self.clock.now, node=number)
         tokens = self._tokens()
         if listener is not None:
@@ -180,10 +188,22 @@ class Node:
         await self.dispatcher.start(paused=await store.paused())
         await self.coordinator.start()
         await self._start_triggers()
-        for work in (self._keep_lease(), self._flush_logs(), self._expire()):
+        for work in (self._flush_logs(), self._expire()):
             self._spawn(work)
         self._write_node_file()
         self._unready = None
+
+    def _steady(self, latest: float) -> None:
+        """Go by a steady clock from now on, which is not behind what the store has recorded."""
+        behind_s = latest - self.wall.now()
+        if behind_s > CLOCK_BEHIND_S:
+            _log.warning(
+                "the clock is behind what has been recorded; the queue goes on from there, schedules by the"
+                " clock",
+                behind_s=round(behind_s, 1),
+            )
+        self.clock = SteadyClock(self.wall, not_before=latest, elapsed=self._elapsed)
+        self._begun_at = self.clock.now()
 
     async def stop(self, *, grace_s: float | None = None) -> None:
         """Stop claiming, let what runs end for `grace_s` (default the setting `drain_s`), hand back the rest.
@@ -218,7 +238,9 @@ class Node:
             if self._announced:  # a node that was refused the data must not take back another's word
                 with contextlib.suppress(FileNotFoundError):
                     (self.settings.data / "node.json").unlink()
-            if hasattr(self, "id"):
+            if self._lease is not None:  # kept until here, so that nobody takes what runs while it drains
+                self._lease.cancel()
+                await asyncio.gather(self._lease, return_exceptions=True)
                 await self._leave(self._store)
             await self._store.stop()
             self._store = None
@@ -383,7 +405,7 @@ class Node:
             function=spec,
             objects=self.objects,
             state=self._store,
-            clock=self.clock,
+            clock=self.wall,
             chance=self._chance,
             accept=partial(self._accept, spec, kind),
             new_id=lambda: show_id(self.ids.next()),

@@ -248,6 +248,9 @@ class Store(QueueStore, InvocationStore, JobStore, TriggerStore, Protocol):
         Raises DataInUse, DataTooNew, DataDamaged, ReadOnlyStorage.
         """
 
+    async def latest(self) -> float:
+        """The newest moment of which the store has an id, in UTC epoch seconds; 0.0 when it has none."""
+
     async def stop(self) -> None:
         """Record what was submitted, then close. Twice is harmless."""
 

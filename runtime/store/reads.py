@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from headrace.runtime.errors import StoreUnavailable
+from headrace.runtime.model.ids import moment_of
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.store.page import ids, records
@@ -65,6 +66,12 @@ class Readers:
             return question(db)
         except sqlite3.Error as error:
             raise fault(error, str(self._path)) from error
+
+
+def latest(db: sqlite3.Connection) -> float:
+    """The moment of the newest id."""
+    ids = [db.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("invocation", "job")]
+    return max((moment_of(id) for id in ids if id is not None), default=0.0)
 
 
 # ---- invocations ----

@@ -87,6 +87,9 @@ class SqliteStore:
         """The lock's descriptor while started: a child that inherits it keeps other nodes from the data."""
         return self._holder.fd
 
+    async def latest(self) -> float:
+        return await self._readers.ask(reads.latest)
+
     async def health(self) -> dict[str, Any]:
         def ask(db: sqlite3.Connection) -> dict[str, Any]:
             facts = dict(db.execute('SELECT "key", value FROM meta').fetchall())

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from headrace import Client
-from headrace.runtime.errors import HeadraceError
+from headrace.runtime.errors import HeadraceError, Unreachable
 from headrace.runtime.fault import IN_WORKERS, POINTS
 from headrace.runtime.model.ids import read_id
 from tests.serving import Serving, wait_until
@@ -145,6 +145,9 @@ class Case:
         """Whether the node became ready; else it has ended."""
         try:
             self.node.wait_ready()
+        except Unreachable:  # it had just told that it was ready
+            assert self.node.wait_ended(DEATH_S) == -signal.SIGKILL
+            return False
         except AssertionError as error:
             if self._once.exists() and f"ended with {-signal.SIGKILL:d}" in str(error):
                 return False
