@@ -1,8 +1,8 @@
 """Time, handed in: the one place of the engine that asks the operating system what time it is.
 
 Imports nothing. Durations and deadlines use `monotonic`, which no clock change moves; moments that are stored
-or shown use `now`, UTC epoch seconds. A node has two of them: the wall clock, by which schedules fire and files
-are dated, and a `SteadyClock`, by which its queue, its leases and its ids go.
+or shown use `now`, UTC epoch seconds. A node has two clocks: the wall clock, by which schedules fire and
+files are dated, and a `SteadyClock`, by which its queue, its leases and its ids go.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ class SystemClock:
 
 
 class SteadyClock:
-    """Moments that neither jump nor go back, whatever becomes of the wall clock: it is read once, and from then
-    on the time that passed is added.
+    """Moments that neither jump nor go back, whatever becomes of the wall clock: it is read once, and from
+    then on the time that passed is added.
 
     Args:
         clock: asked for `now` once, and for `monotonic` and `sleep` always.
@@ -84,8 +84,8 @@ class SteadyClock:
 def machine_elapsed() -> Callable[[], float]:
     """What counts the seconds of this machine, those too that it slept, where the system has such a clock.
 
-    Python's monotonic clock stands while a Linux machine is suspended: a SteadyClock on it would stay behind by
-    the length of each suspension, and delayed work would be late by that.
+    Python's monotonic clock stands while a Linux machine is suspended: a SteadyClock on it would stay behind
+    by the length of each suspension, and delayed work would be late by that.
     Source: clock_gettime(2), CLOCK_BOOTTIME.
     """
     boot_time = getattr(time, "CLOCK_BOOTTIME", None)

@@ -78,8 +78,8 @@ class Fault:
         number = rest.pop(0) if rest else "1"
         if self.point not in POINTS or rest or not number.isdecimal() or int(number) < 1:
             raise InvalidFault(
-                f"HEADRACE_FAULT is {text!r}; write POINT, POINT:N or POINT:N:stop with N from 1 and one of the"
-                f" points {', '.join(POINTS)}"
+                f"HEADRACE_FAULT is {text!r}; write POINT, POINT:N or POINT:N:stop with N from 1 and one of"
+                f" the points {', '.join(POINTS)}"
             )
         self._left = int(number)
         self._once = once
@@ -129,7 +129,7 @@ def _here() -> tuple[Fault | None, str]:
 
 
 _fault, problem = _here()
-"""`problem` says what is wrong with the variable, or nothing: an import is no place to refuse it, a start is."""
+"""`problem` says what is wrong with the variable, or nothing: a start refuses it, an import cannot."""
 
 reach: Callable[[str], None] = _reach_nothing if _fault is None else _fault.reach
 armed = _fault is not None

@@ -22,7 +22,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from headrace.runtime import fault
 from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
 from headrace.runtime.code import request_for, watched_folders
 from headrace.runtime.errors import (
@@ -33,6 +32,7 @@ from headrace.runtime.errors import (
     ReadOnlyStorage,
     StorageFull,
 )
+from headrace.runtime.fault import problem as fault_problem
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, show_id
@@ -56,6 +56,7 @@ FLUSH_S = 0.2
 EXPIRE_S = 60.0
 RELOAD_QUIET_S = 0.05
 CLOCK_BEHIND_S = 1.0
+LOGS_LOST = "what functions printed could not be kept"
 LOADER = "headrace.runtime.loading:load"
 CLIENT = "headrace.runtime.client:worker_client"
 
@@ -119,8 +120,8 @@ class Node:
         are in `manifest`, and do not keep the node from starting.
         """
         settings = self.settings
-        if fault.problem:
-            raise InvalidSettings(fault.problem, "Unset it, unless this node is under test.")
+        if fault_problem:
+            raise InvalidSettings(fault_problem, "Unset it, unless this node is under test.")
         listener = _bind(settings.host, settings.port) if self._listen else None
         try:
             await self._open(listener)
@@ -236,7 +237,7 @@ class Node:
             self._server = None
         if self._store is not None:
             if self._announced:  # a node that was refused the data must not take back another's word
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # gone already, or a disk that may only be read by now
                     (self.settings.data / "node.json").unlink()
             if self._lease is not None:  # kept until here, so that nobody takes what runs while it drains
                 self._lease.cancel()
@@ -245,7 +246,10 @@ class Node:
             await self._store.stop()
             self._store = None
         if hasattr(self, "logs"):
-            await self.in_thread(self.logs.stop)
+            try:
+                await self.in_thread(self.logs.stop)
+            except HeadraceError as error:
+                self._report(LOGS_LOST, {"error": str(error)})
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _leave(self, store: SqliteStore) -> None:
@@ -458,9 +462,7 @@ class Node:
         path = self.settings.data / "token"
         try:
             if not path.exists():
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(secrets.token_urlsafe(32) + "\n")
+                _write_secret(path, secrets.token_urlsafe(32) + "\n")
             text = path.read_text().strip()
         except OSError as error:
             raise ReadOnlyStorage(str(path)) from error
@@ -484,7 +486,7 @@ class Node:
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
             in_thread=self.in_thread,
-            ready=lambda: self._unready,
+            ready=self._why_unready,
             health=self._health,
             report=self._report,
             limits=Limits(
@@ -512,6 +514,9 @@ class Node:
         )
         self._server = _Server(config)
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
+
+    def _why_unready(self) -> str | None:
+        return self._unready or (self._store.problem() if self._store is not None else None)
 
     def _health(self) -> dict[str, Any]:
         running, ready, calls = self.dispatcher.counts()
@@ -550,7 +555,10 @@ class Node:
             await self.clock.sleep(FLUSH_S)
             if self._logs_dirty:
                 self._logs_dirty = False
-                await self.in_thread(self.logs.flush)
+                try:
+                    await self.in_thread(self.logs.flush)
+                except HeadraceError as error:
+                    self._report(LOGS_LOST, {"error": str(error)})
 
     async def _keep_lease(self) -> None:
         lease = self.settings.node_lease_s
@@ -757,6 +765,21 @@ def _make_folder(path: Path) -> None:
         if error.errno == 28:
             raise StorageFull(str(path)) from None
         raise ReadOnlyStorage(str(path)) from None
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a small file that only its owner may read; after a power cut it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _sqlite_path(store: str) -> Path:

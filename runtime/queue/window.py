@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import StoreUnavailable
+from headrace.runtime.errors import HeadraceError
 from headrace.runtime.fault import reach
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.queue.lane import Flow, FunctionGate, Lane, Rotation
@@ -24,6 +24,9 @@ WINDOW_BYTES = 16 << 20
 
 LOAD = 2_048
 """Claims loaded at a time."""
+
+LOAD_AGAIN_S = 1.0
+"""How long after a failure the store is asked again."""
 
 URGENT = 16
 """Claims that may be loaded beyond a full window, when what is in the store has a higher priority."""
@@ -173,7 +176,10 @@ class Window:
                 reach("claim")
             if len(claims) >= limit:
                 flow.more = True
-            if not flow.more or (flow.urgent is not None and claims[-1].invocation.priority < flow.urgent):
+            # Something may have come while this was asked: then `more` stands although nothing was found.
+            if not flow.more or (
+                claims and flow.urgent is not None and claims[-1].invocation.priority < flow.urgent
+            ):
                 flow.urgent = None
             if not self.open or flow.closed:
                 flow.more = True
@@ -189,12 +195,12 @@ class Window:
                 due = await self._store.next_due(flow.name, now=now)
                 if due is not None:
                     self.wake_at(flow, due)
-        except StoreUnavailable as error:
+        except Exception as error:  # the outermost of this task: a flow that is given up would wait for ever
             flow.more = True
-            self._on_error(
-                "the queue could not be read; trying again", {"flow": flow.name, "error": str(error)}
-            )
-            self.wake_at(flow, self._clock.now() + 1.0)
+            shown = str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+            self._on_error("the queue could not be read; trying again", {"flow": flow.name, "error": shown})
+            self.wake_at(flow, self._clock.now() + LOAD_AGAIN_S)
+            return
         finally:
             flow.loading = None
         if flow.more:

@@ -248,6 +248,9 @@ class Store(QueueStore, InvocationStore, JobStore, TriggerStore, Protocol):
         Raises DataInUse, DataTooNew, DataDamaged, ReadOnlyStorage.
         """
 
+    def problem(self) -> str | None:
+        """Why nothing can be recorded any more until an operator acts; None while all is well."""
+
     async def latest(self) -> float:
         """The newest moment of which the store has an id, in UTC epoch seconds; 0.0 when it has none."""
 

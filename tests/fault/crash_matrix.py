@@ -5,6 +5,7 @@ told of, uploads, a schedule, and a job with a tree of reduces. Whatever the cal
 again, as callers do: with its idempotency key, or after a look whether it is there.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -51,8 +52,8 @@ class Finding(msgspec.Struct):
     """What was seen of one case.
 
     `acknowledged` had been accepted when it was killed, `accepted` in the end; `again` counts runs beyond
-    those that attempts account for; `ready_s` and `recovery_s` the seconds from the restart to the first healthy answer, and to the end of all
-    that had been accepted.
+    those that attempts account for; `ready_s` and `recovery_s` are the seconds from the restart to the first
+    healthy answer, and to the end of all that had been accepted.
     """
 
     point: str
@@ -280,7 +281,7 @@ class Case:
         """Every second that has passed fired once."""
         assert {one["status"] for one in ticks} <= {"succeeded"}
         moments = sorted(datetime.fromisoformat(one["result"]).timestamp() for one in ticks)
-        missing = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+        missing = [later - earlier for earlier, later in itertools.pairwise(moments)]
         assert set(missing) <= {1.0}, missing
 
     def _check_job(self, client: Client, parts: list[dict[str, Any]]) -> None:

@@ -25,7 +25,9 @@ def write_findings(page: Path, findings: Sequence[Finding]) -> None:
     if missing:
         raise LookupError(f"{page} has no marks for {', '.join(sorted(missing))}")
     text = _MARK.sub(
-        lambda found: f"{found[1]}{table(by_store[found[2]])}{found[3]}" if found[2] in by_store else found[0],
+        lambda found: (
+            f"{found[1]}{table(by_store[found[2]])}{found[3]}" if found[2] in by_store else found[0]
+        ),
         text,
     )
     page.write_text(text, encoding="utf-8")
@@ -36,8 +38,7 @@ def table(findings: Sequence[Finding]) -> str:
     version = ".".join(map(str, sys.version_info[:3]))
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     lines = [
-        f"Seen {day} on {platform.system()} {platform.release()}, Python {version}; {len(findings)} of"
-        f" {len(POINTS)} points.",
+        f"Seen {day} on {platform.system()}, Python {version}; {len(findings)} of {len(POINTS)} points.",
         "",
         "| point | killed | acknowledged before | accepted in all | ended | run again | most attempts |"
         " ready after | recovered after |",

@@ -1,4 +1,4 @@
-"""Fault points: what HEADRACE_FAULT may say, and that only what it names happens, once, where it is asked for."""
+"""Fault points: what HEADRACE_FAULT may say, and that only what it names happens, once, where it is meant."""
 
 import re
 import signal
@@ -51,7 +51,9 @@ def test_of_all_processes_only_the_first_is_struck_when_that_is_asked_for(tmp_pa
     assert once.read_text().split()[0] == "start"
 
 
-@pytest.mark.parametrize("text", ["nowhere", "commit", "claim:0", "claim:x", "claim:1:2", "claim:1:stop:1", ":1"])
+@pytest.mark.parametrize(
+    "text", ["nowhere", "commit", "claim:0", "claim:x", "claim:1:2", "claim:1:stop:1", ":1"]
+)
 def test_a_fault_that_means_nothing_is_refused_with_the_points_there_are(text: str) -> None:
     with pytest.raises(InvalidFault, match=r"commit\.before") as caught:
         Fault(text)
