@@ -242,8 +242,8 @@ _NO_ROOM = (778, 4874)
 
 
 def _is_read_only(path: str) -> bool:
-    """Whether nothing can be made beside the file: the kernel may refuse that once it has found errors, without
-    saying of the file system that it is read-only; only an attempt tells.
+    """Whether nothing can be made beside the file: the kernel may refuse that once it has found errors,
+    without saying of the file system that it is read-only; only an attempt tells.
     """
     probe = f"{path}.probe"
     try:

@@ -47,7 +47,7 @@ def table(findings: Sequence[Finding]) -> str:
     for one in sorted(findings, key=lambda one: POINTS.index(one.point)):
         ready = "-" if one.killed == "a worker" else f"{one.ready_s:.2f} s"
         lines.append(
-            f"| `{one.point}` | {one.killed} | {one.acknowledged} | {one.accepted} | all, once | {one.again} |"
-            f" {one.attempts_most} | {ready} | {one.recovery_s:.2f} s |"
+            f"| `{one.point}` | {one.killed} | {one.acknowledged} | {one.accepted} | all, once |"
+            f" {one.again} | {one.attempts_most} | {ready} | {one.recovery_s:.2f} s |"
         )
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Functions for the storage tests. A test copies this file into its own folder, where each run leaves a line."""
+"""Functions for the storage tests. A test copies this file into its folder, where each run leaves a line."""
 
 import os
 from pathlib import Path
