@@ -43,10 +43,6 @@ class SteadyClock:
 
     Args:
         clock: asked for `now` once, and for `monotonic` and `sleep` always.
-        not_before: the newest moment that is known, in UTC epoch seconds. A wall clock that is behind it was
-            set back while nobody looked, and this clock goes on from there.
-        base: what to begin with instead of `clock.now()`: the present moment, in UTC epoch seconds, as an
-            authority has it that several nodes share.
         elapsed: seconds since an arbitrary point; `clock.monotonic` by default. See `machine_elapsed`.
     """
 
@@ -54,14 +50,12 @@ class SteadyClock:
         self,
         clock: Clock,
         *,
-        not_before: float = 0.0,
-        base: Callable[[], float] | None = None,
         elapsed: Callable[[], float] | None = None,
     ) -> None:
         self._clock = clock
         self._elapsed = elapsed or clock.monotonic
         self._floor = 0.0
-        self._offset = max((base or clock.now)(), not_before) - self._elapsed()
+        self._offset = clock.now() - self._elapsed()
 
     def now(self) -> float:
         moment = self._offset + self._elapsed()
@@ -73,9 +67,15 @@ class SteadyClock:
     async def sleep(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
 
+    def advance_to(self, moment: float) -> None:
+        """`moment` is known to have been, in UTC epoch seconds. A clock that is behind it was set back while
+        nobody looked, and goes on from there.
+        """
+        self._offset += max(0.0, moment - self.now())
+
     def follow(self, moment: float) -> None:
-        """The authority says that it is now `moment`. When that is in the past, this clock stands until it is
-        reached: it never goes back.
+        """It is now `moment`, in UTC epoch seconds, as the clock has it that all nodes share. When that is in
+        the past, this one stands until it is reached: it never goes back.
         """
         self._floor = self.now()
         self._offset = moment - self._elapsed()

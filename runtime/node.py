@@ -46,14 +46,16 @@ from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import PoolEvents
 from headrace.runtime.queue.dispatcher import Dispatcher
+from headrace.runtime.queue.membership import Membership
 from headrace.runtime.settings import Settings
+from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
+from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.trigger import Source, Trigger, TriggerContext
 
 THREADS = 8
 FLUSH_S = 0.2
-EXPIRE_S = 60.0
 RELOAD_QUIET_S = 0.05
 CLOCK_BEHIND_S = 1.0
 LOGS_LOST = "what functions printed could not be kept"
@@ -86,8 +88,7 @@ class Node:
     ) -> None:
         self.settings = settings
         self.wall: Clock = clock or SystemClock()
-        self.clock: Clock = self.wall
-        self._elapsed = machine_elapsed() if clock is None else None
+        self.clock = SteadyClock(self.wall, elapsed=machine_elapsed() if clock is None else None)
         self.manifest = Manifest(version="")
         self.url = ""
         self.secret = ""
@@ -102,7 +103,8 @@ class Node:
         self._loading: asyncio.Task[Manifest] | None = None
         self._old_pools: set[asyncio.Task[None]] = set()
         self._lease: asyncio.Task[None] | None = None
-        self._store: SqliteStore | None = None
+        self._store: Store | None = None
+        self._holder: Holder | None = None
         self._server: Any = None
         self._served: asyncio.Task[None] | None = None
         self._logs_dirty = False
@@ -134,15 +136,22 @@ class Node:
     async def _open(self, listener: socket.socket | None) -> None:
         settings = self.settings
         _make_folder(settings.data)
-        self._store = store = SqliteStore(_sqlite_path(settings.store), clock=self.clock)
+        self._holder = holder = Holder(settings.data / "node.lock")
+        await holder.take()
+        self._store = store = _open_store(settings.store, self.clock)
+        self._membership = membership = Membership(
+            store,
+            new_id=lambda: f"{socket.gethostname()}#{os.getpid()}-{secrets.token_hex(3)}",
+            clock=self.clock,
+            lease_s=settings.node_lease_s,
+            on_moment=self._on_moment,
+            on_error=self._report,
+        )
+        store.listen(membership.hear)
         await store.start()
-        self._steady(await store.latest())
-        self.id = f"{socket.gethostname()}#{os.getpid()}-{secrets.token_hex(3)}"
-        now = self.clock.now()
-        number = await store.join(self.id, until=now + settings.node_lease_s, now=now)
-        self._lease = asyncio.get_running_loop().create_task(self._keep_lease())
-        self._lease.add_done_callback(self._reap)
-        self.ids = Ids(self.clock.now, node=number)
+        if not store.shared:
+            self._go_on_from(await store.latest())
+        self.ids = Ids(self.clock.now, node=await membership.join())
         tokens = self._tokens()
         if listener is not None:
             host, port = listener.getsockname()[:2]
@@ -159,13 +168,14 @@ class Node:
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
         self.dispatcher = Dispatcher(
             store,
-            node=self.id,
+            node=membership.id,
             ids=self.ids,
             clock=self.clock,
             chance=self._chance,
             on_output=self._on_output,
             on_error=self._report,
             sync_wait_s=settings.sync_wait_s,
+            spare=2 * settings.workers,
         )
         self.coordinator = Coordinator(
             store,
@@ -189,22 +199,29 @@ class Node:
         await self.dispatcher.start(paused=await store.paused())
         await self.coordinator.start()
         await self._start_triggers()
+        await membership.beat(self.dispatcher)
+        self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
+        self._lease.add_done_callback(self._reap)
         for work in (self._flush_logs(), self._expire()):
             self._spawn(work)
+        if store.shared:
+            self._spawn(
+                membership.follow(self.dispatcher, moved=self.coordinator.heard, control=self._control)
+            )
+            self._spawn(membership.follow_ends(self.dispatcher))
         self._write_node_file()
         self._unready = None
 
-    def _steady(self, latest: float) -> None:
-        """Go by a steady clock from now on, which is not behind what the store has recorded."""
-        behind_s = latest - self.wall.now()
+    def _go_on_from(self, latest: float) -> None:
+        """Be not behind what the store has recorded."""
+        behind_s = latest - self.clock.now()
         if behind_s > CLOCK_BEHIND_S:
             _log.warning(
                 "the clock is behind what has been recorded; the queue goes on from there, schedules by the"
                 " clock",
                 behind_s=round(behind_s, 1),
             )
-        self.clock = SteadyClock(self.wall, not_before=latest, elapsed=self._elapsed)
-        self._begun_at = self.clock.now()
+        self.clock.advance_to(latest)
 
     async def stop(self, *, grace_s: float | None = None) -> None:
         """Stop claiming, let what runs end for `grace_s` (default the setting `drain_s`), hand back the rest.
@@ -242,9 +259,11 @@ class Node:
             if self._lease is not None:  # kept until here, so that nobody takes what runs while it drains
                 self._lease.cancel()
                 await asyncio.gather(self._lease, return_exceptions=True)
-                await self._leave(self._store)
+            await self._leave()
             await self._store.stop()
             self._store = None
+        if self._holder is not None:
+            self._holder.drop()
         if hasattr(self, "logs"):
             try:
                 await self.in_thread(self.logs.stop)
@@ -252,9 +271,9 @@ class Node:
                 self._report(LOGS_LOST, {"error": str(error)})
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _leave(self, store: SqliteStore) -> None:
+    async def _leave(self) -> None:
         try:
-            await store.leave(self.id)
+            await self._membership.leave()
         except HeadraceError as error:
             self._report("the node's lease could not be ended; it runs out by itself", {"error": str(error)})
 
@@ -267,7 +286,8 @@ class Node:
     def _new_pool(self) -> LocalPool:
         settings = self.settings
         assert self._store is not None
-        lock = self._store.lock_fd
+        assert self._holder is not None
+        locks = (self._holder.fd, self._store.lock_fd)
         objects = settings.objects if "://" in settings.objects else str(Path(settings.objects).absolute())
         return LocalPool(
             LOADER,
@@ -285,7 +305,7 @@ class Node:
             ),
             kill_grace_s=settings.kill_grace_s,
             recycle_after=settings.recycle_after,
-            hold_fds=(lock,) if lock is not None else (),
+            hold_fds=tuple(lock for lock in locks if lock is not None),
         )
 
     def _reports(self, reports: Sequence[Report]) -> None:
@@ -522,7 +542,7 @@ class Node:
         running, ready, calls = self.dispatcher.counts()
         load = self._pool.load() if self._pool is not None else {}
         return {
-            "node": self.id,
+            "node": self._membership.id,
             "url": self.url,
             "version": self.manifest.version,
             "uptime_s": self.clock.now() - self._begun_at,
@@ -535,7 +555,7 @@ class Node:
     def _write_node_file(self) -> None:
         if not self.url:
             return
-        facts = {"url": self.url, "node": self.id, "pid": os.getpid(), "token_file": "token"}
+        facts = {"url": self.url, "node": self._membership.id, "pid": os.getpid(), "token_file": "token"}
         path = self.settings.data / "node.json"
         temporary = path.with_suffix(".json.new")
         temporary.write_bytes(msgspec.json.encode(facts))
@@ -560,22 +580,19 @@ class Node:
                 except HeadraceError as error:
                     self._report(LOGS_LOST, {"error": str(error)})
 
-    async def _keep_lease(self) -> None:
-        lease = self.settings.node_lease_s
-        while True:
-            await self.clock.sleep(lease / 3)
-            assert self._store is not None
-            now = self.clock.now()
-            try:
-                await self._store.renew(self.id, until=now + lease)
-                await self._store.release_expired(now=now)
-            except HeadraceError as error:
-                self._report("the node's lease could not be renewed", {"error": str(error)})
+    async def _control(self) -> None:
+        """Do what operators, or functions, told other nodes."""
+        assert self._store is not None
+        self.dispatcher.paused_are(await self._store.paused())
+
+    def _on_moment(self, moment: float) -> None:
+        """What time it is for all nodes of the store."""
+        self.clock.follow(moment)
 
     async def _expire(self) -> None:
         kept = self.settings.kept
         while True:
-            await self.clock.sleep(EXPIRE_S)
+            await self.clock.sleep(kept.every_s)
             assert self._store is not None
             now = self.clock.now()
             try:
@@ -782,11 +799,22 @@ def _write_secret(path: Path, text: str) -> None:
         os.close(folder)
 
 
-def _sqlite_path(store: str) -> Path:
-    if "://" in store:
-        kind = store.partition("://")[0]
-        raise InvalidSettings(f"the store {kind}:// is not supported yet", "Give the path of a SQLite file.")
-    return Path(store)
+def _open_store(store: str, clock: Clock) -> Store:
+    """The store behind a setting: a SQLite file, or a PostgreSQL database."""
+    kind, mark, _ = store.partition("://")
+    if not mark:
+        return SqliteStore(Path(store), clock=clock)
+    if kind not in ("postgresql", "postgres"):
+        raise InvalidSettings(
+            f"the store {kind}:// is not supported", "Give the path of a SQLite file, or postgresql://…"
+        )
+    try:
+        from headrace.runtime.store.postgres.store import PostgresStore
+    except ImportError as error:
+        raise InvalidSettings(
+            f"PostgreSQL needs a package that is not installed ({error})", "pip install 'headrace[postgres]'"
+        ) from None
+    return PostgresStore(store, clock=clock)
 
 
 def _trigger_class(kind: str) -> Any:

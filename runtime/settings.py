@@ -126,6 +126,9 @@ class Kept(_Section):
         default=7 * 86_400.0, description="seconds that the output of invocations is kept"
     )
     logs_bytes: Bytes = Field(default=1 << 30, description="bytes of output that are kept")
+    every_s: Annotated[Seconds, Field(ge=0.1)] = Field(
+        default=60.0, description="seconds between two removals of what is out of date"
+    )
 
 
 class Defaults(_Section):

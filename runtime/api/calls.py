@@ -93,7 +93,7 @@ class Calls:
             )
             await send_json(reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())])
             return
-        if key is not None:
+        if key is not None or services.dispatcher.only_queued(endpoint.function):
             id, found = await self._durably(endpoint.function, event, key, fingerprint=_said(call))
         else:
             outcome = await services.dispatcher.call(endpoint.function, event)
@@ -134,7 +134,7 @@ class Calls:
         body = check_json(await read_body(receive, scope, services.limits.sync_body_bytes))
         self._check_plain(function)
         key = header(scope, b"idempotency-key")
-        if key is not None:
+        if key is not None or services.dispatcher.only_queued(function):
             id, found = await self._durably(function, body, key)
             if isinstance(found, HeadraceError):
                 await send_error(reply, found, invocation_id=id)
@@ -260,10 +260,11 @@ class Calls:
     # ---- inside ----
 
     async def _durably(
-        self, function: str, payload: bytes, key: str, **options: Any
+        self, function: str, payload: bytes, key: str | None, **options: Any
     ) -> tuple[str, bytes | HeadraceError]:
-        """A synchronous call with an idempotency key: accepted like any other, then waited for. Its id, and
-        the result or how it failed. Raises InProgress when it has not ended in time.
+        """A synchronous call with an idempotency key, or of a function whose limit all nodes share: accepted
+        like any other, then waited for. Its id, and the result or how it failed. Raises InProgress when it
+        has not ended in time.
         """
         spec = self._services.dispatcher.spec(function)
         id = await self.enqueue(function, payload, idempotency_key=key, **options)

@@ -94,6 +94,26 @@ class Coordinator:
                 self.advance(job.id)
             before = page[-1].id
 
+    def heard(self, id: int | None) -> None:
+        """Another node planned, moved or redrove a job, or left one behind (None: any job)."""
+        task = asyncio.get_running_loop().create_task(self._hear(id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _hear(self, id: int | None) -> None:
+        try:
+            if id is None:
+                await self.start()
+                for waited in list(self._ended):
+                    self.advance(waited)
+                return
+            job = await self._store.job(id)
+            if job is not None and job.status in LIVE:
+                self._dispatcher.adopt(_flow(id), job.function, limit=job.spec.max_concurrency)
+            self.advance(id)
+        except HeadraceError as error:
+            self._on_error("a job could not be read", {"error": str(error)})
+
     async def stop(self) -> None:
         """Leave what is under way; the next start goes on."""
         self._stopping = True
@@ -327,10 +347,10 @@ class Coordinator:
 
     async def _step(self, id: int) -> None:
         job: Job | None = await self._store.job(id)
-        if job is None or job.status in ENDED:
-            self._dispatcher.drop_flow(
-                _flow(id)
-            )  # the last attempt of a cancelled job may have ended just now
+        if job is None or job.status in ENDED:  # by another node, or its last attempt has ended just now
+            if job is None or job.status != "succeeded":
+                self._dispatcher.kill_job(id)
+            self._over(id)
             return
         counts: dict[int, JobCounts] = await self._store.job_counts(id)
         plans = await self._store.job_parts(id, stage=PLAN_STAGE, limit=1000)
@@ -657,9 +677,13 @@ class Coordinator:
             raise applied.refused
         if status != "succeeded":
             self._dispatcher.kill_job(job.id)
-        self._dispatcher.drop_flow(flow)
-        self._suspect.discard(job.id)
-        event = self._ended.pop(job.id, None)
+        self._over(job.id)
+
+    def _over(self, id: int) -> None:
+        """The job has ended: forget it, and tell those who wait for it."""
+        self._dispatcher.drop_flow(_flow(id))
+        self._suspect.discard(id)
+        event = self._ended.pop(id, None)
         if event is not None:
             event.set()
 

@@ -6,6 +6,7 @@ blocks it. What it holds is bounded: a window of claims per flow; everything els
 
 import asyncio
 import difflib
+import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,11 +20,13 @@ from headrace.runtime.errors import (
     NodeStopping,
     Throttled,
     UnknownFunction,
+    WrongState,
 )
 from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import Ids
-from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Status
+from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Record, Status
+from headrace.runtime.model.limits import KEY_MARK
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import (
     Applied,
@@ -38,7 +41,7 @@ from headrace.runtime.model.write import (
 )
 from headrace.runtime.queue.calls import Calls, SyncCounters
 from headrace.runtime.queue.ending import destination_event, destination_of, ending_of, stillborn
-from headrace.runtime.queue.lane import Flow, Lane
+from headrace.runtime.queue.lane import Flow, FunctionGate, Lane
 from headrace.runtime.queue.ports import AttemptPool, JobSettler
 from headrace.runtime.queue.window import WINDOW, Window
 from headrace.runtime.store.protocol import QueueStore
@@ -69,7 +72,7 @@ Watcher = Callable[[Ended], None]
 class _Running:
     """An attempt that the pool holds."""
 
-    __slots__ = ("claim", "flow", "future", "id", "lane", "marked", "payload", "progress", "spec")
+    __slots__ = ("claim", "fenced", "flow", "future", "id", "lane", "marked", "payload", "progress", "spec")
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class _Running:
         self.claim = claim
         self.future = future
         self.marked = False
+        self.fenced = False
         self.payload = b""
         self.progress: dict[str, Any] | None = None
 
@@ -122,6 +126,7 @@ class Dispatcher:
         on_error: Callable[[str, Mapping[str, Any]], None] | None = None,
         sync_wait_s: float = 1.0,
         window: int = WINDOW,
+        spare: int = 16,
     ) -> None:
         self._store = store
         self._node = node
@@ -146,6 +151,7 @@ class Dispatcher:
             node=node,
             clock=clock,
             size=window,
+            spare=spare,
             loaded=lambda function: function in self._specs,
             ready=self.dispatch,
             spawn=self._spawn,
@@ -445,6 +451,7 @@ class Dispatcher:
             self._tokens[invocation.id] = token
             flow.running += 1
             flow.gate.running += 1
+            window.began(1)
             if flow.more and flow.loading is None:
                 window.refill(flow)
 
@@ -468,6 +475,8 @@ class Dispatcher:
                 self._answer(held, outcome)
                 continue
             self._tokens.pop(held.id, None)
+            if held.fenced:  # its claim is another node's by now
+                continue
             closed = held.flow.closed and self._window.open
             if outcome.kind == "returned" and not closed:
                 self._requeue(held, claim)
@@ -667,12 +676,19 @@ class Dispatcher:
         """
         token = self._tokens.get(id)
         if token is not None:
-            return any(pool.kill(token) for pool in self._pools)
+            return self._kill(token)
         now = self._clock.now()
         found = self._window.find(id)
         if found is not None:
             return await self._cancel_ready(*found, now)
         [applied] = await self._store.apply([CancelWaiting(id)], now=now)
+        if (
+            isinstance(applied.refused, WrongState)
+            and self._store.shared
+            and applied.refused.args[1] == "claimed"
+        ):
+            await self._store.tell(f"cancel:{id}")  # another node runs it
+            return True
         if applied.refused is not None:
             raise applied.refused
         for watcher in self._watchers.pop(id, ()):
@@ -705,21 +721,28 @@ class Dispatcher:
         """Stop every running invocation of a job."""
         for token, held in list(self._running.items()):
             if held.claim is not None and held.claim.invocation.job == job:
-                any(pool.kill(token) for pool in self._pools)
+                self._kill(token)
 
     async def pause(self, function: str, *, paused: bool) -> None:
         """Stop starting a function's invocations, or go on. The backlog is kept. Raises UnknownFunction."""
         self.spec(function)
         await self._store.apply([FunctionPaused(function, paused)], now=self._clock.now())
-        window = self._window
-        gate = window.gate(function)
+        gate = self._window.gate(function)
         gate.paused = paused
         if not paused:
-            for flow in window.flows.values():
-                if flow.gate is gate:
-                    window.offer(flow)
-                    window.refill(flow)
-            self.dispatch()
+            self._resume(gate)
+
+    def _resume(self, gate: FunctionGate) -> None:
+        gate.paused = False
+        window = self._window
+        for flow in window.flows.values():
+            if flow.gate is gate:
+                window.offer(flow)
+                window.refill(flow)
+        self.dispatch()
+
+    def _kill(self, token: int) -> bool:
+        return any(pool.kill(token) for pool in self._pools)
 
     def output(self, id: int) -> bytes:
         """What a running invocation has printed so far."""
@@ -784,9 +807,102 @@ class Dispatcher:
                 out[held.spec.name] = out.get(held.spec.name, 0) + 1
         return out
 
+    # ---- among other nodes ----
+
+    def only_queued(self, function: str) -> bool:
+        """Whether calls go the durable way, because a limit over all nodes is held in the claim."""
+        return self._store.shared and self.spec(function).reserved_concurrency is not None
+
+    def paused_are(self, names: set[str]) -> None:
+        """These functions are paused, and no others, as the store says."""
+        window = self._window
+        for gate in list(window.gates.values()):
+            if gate.paused and gate.name not in names:
+                self._resume(gate)
+        for name in names:
+            window.gate(name).paused = True
+
+    def heard(self, flow: str, function: str) -> None:
+        """Another node says that something of the flow can be claimed."""
+        if self._window.open and function in self._specs:
+            self._window.need(self._window.flow(flow, function))
+
+    def flow_known(self, name: str) -> bool:
+        """Whether the flow is in the window."""
+        return name in self._window.flows
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other node claims from this store."""
+        return self._window.alone
+
+    def wake_flow(self, name: str) -> None:
+        """Something of a flow that is in the window can be claimed."""
+        self._window.need(self._window.flows[name])
+
+    def cancel_here(self, id: int) -> bool:
+        """Stop an invocation if this node runs it."""
+        token = self._tokens.get(id)
+        return token is not None and self._kill(token)
+
+    async def share(self, *, alone: bool) -> None:
+        """Other nodes have come, or all have gone: hold ready only what keeps nobody else idle."""
+        if self._window.alone == alone:
+            return
+        self._window.alone = alone
+        if not alone:
+            excess = self._window.excess()
+            if excess:
+                await self._store.release(excess)
+
+    def fence(self) -> None:
+        """The node's lease may have run out: drop what is ready, stop what runs, and report nothing of it."""
+        window = self._window
+        window.open = False
+        for flow in window.flows.values():
+            window.empty(flow)
+        for token, held in list(self._running.items()):
+            if held.claim is not None and not held.fenced:
+                held.fenced = True
+                self._kill(token)
+
+    async def rejoin(self, node: str) -> None:
+        """Go on under a new node id, after `fence`; the old id's claims are no longer this node's."""
+        if not self._accepting:
+            return
+        window = self._window
+        self._node = node
+        window.become(node)
+        window.open = True
+        for flow in list(window.flows.values()):
+            window.need(flow)
+        await self.look_again()
+
+    async def look_again(self) -> None:
+        """Look at every flow of which the store has something waiting."""
+        for name in await self._store.flows():
+            if not name.startswith("job:"):
+                self.heard(name, name.partition(KEY_MARK)[0])
+
+    def watched(self, limit: int) -> list[int]:
+        """Up to `limit` invocations that somebody here waits for."""
+        return list(itertools.islice(self._watchers, limit))
+
+    def tell_ended(self, record: Record) -> None:
+        """An invocation that another node may have run has ended: those who wait for it learn how."""
+        id = record.invocation.id
+        watchers = self._watchers.pop(id, ())
+        result = record.result or b""
+        ended = Ended(id, record.status, result, record.result_ref, record.error, record.attempts)
+        if self.on_end is not None:
+            self.on_end(ended)
+        for watcher in watchers:
+            watcher(ended)
+
     async def _mark_long(self) -> None:
         while True:
             await self._clock.sleep(MARK_AFTER_S)
+            self._window.measure()
             if not self._running:
                 continue
             now = self._clock.now()

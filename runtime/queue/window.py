@@ -28,6 +28,9 @@ LOAD = 2_048
 LOAD_AGAIN_S = 1.0
 """How long after a failure the store is asked again."""
 
+AHEAD_S = 0.25
+"""How much work, in seconds at its present pace, a node claims ahead of its workers while it has peers."""
+
 URGENT = 16
 """Claims that may be loaded beyond a full window, when what is in the store has a higher priority."""
 
@@ -37,8 +40,10 @@ Spawn = Callable[[Any], "asyncio.Task[Any]"]
 class Window:
     """The ready claims of this node. `node` is its id in every claim.
 
-    `loaded` says whether a function's code is here, `ready` is called when claims have come, `spawn` runs a
-    task of the dispatcher's. `open` is False until claiming begins, and again when the node stops.
+    `spare` is how many claims may be held for each flow, while there are other nodes, before it is known how
+    fast they are worked off. `loaded` says whether a function's code is here, `ready` is called when claims
+    have come, `spawn` runs a task of the dispatcher's. `open` is False until claiming begins, and again when
+    the node stops.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Window:
         node: str,
         clock: Clock,
         size: int,
+        spare: int,
         loaded: Callable[[str], bool],
         ready: Callable[[], None],
         spawn: Spawn,
@@ -61,6 +67,12 @@ class Window:
         self._ready = ready
         self._spawn = spawn
         self._on_error = on_error
+        self._spare = spare
+        self._begun = 0
+        self._pace = 0.0
+        self._paced_at = clock.monotonic()
+        self.alone = True
+        """No other node claims from this store, so that what is held here keeps nobody idle."""
         self._timers: list[tuple[float, str]] = []
         self._timer_set = asyncio.Event()
         self.open = False
@@ -75,7 +87,9 @@ class Window:
         return self._limit(flow) - flow.held - flow.coming
 
     def take(self, claim: Claim) -> None:
-        """Hold a claim ready."""
+        """Hold a claim ready, unless it was made under an id that is no longer this node's."""
+        if claim.node != self._node:
+            return
         invocation = claim.invocation
         lane = self.lane(self.flow(invocation.flow, invocation.function), invocation.priority)
         lane.ready.append(claim)
@@ -116,7 +130,39 @@ class Window:
             yield from flow.lanes.values()
 
     def _limit(self, flow: Flow) -> int:
-        return min(self._size, max(int(WINDOW_BYTES / flow.payload_bytes), URGENT))
+        size = self._size
+        if not self.alone:  # what waits here could begin elsewhere
+            size = min(size, self._spare + int(self._pace * AHEAD_S))
+        return min(size, max(int(WINDOW_BYTES / flow.payload_bytes), URGENT))
+
+    def began(self, count: int) -> None:
+        """So many attempts were given to the pool."""
+        self._begun += count
+
+    def measure(self) -> None:
+        """Learn how fast work is begun here; called a few times a second."""
+        now = self._clock.monotonic()
+        took = now - self._paced_at
+        if took > 0:
+            self._pace += (self._begun / took - self._pace) * 0.5
+            self._begun, self._paced_at = 0, now
+
+    def excess(self) -> list[Claim]:
+        """Take out what is held beyond the limits, the last of each flow first."""
+        out: list[Claim] = []
+        for flow in self.flows.values():
+            over = flow.held - self._limit(flow)
+            for lane in sorted(flow.lanes.values(), key=lambda lane: lane.priority):
+                while over > 0 and lane.ready:
+                    out.append(lane.ready.pop())
+                    over -= 1
+            if over > 0 or out:
+                flow.more = True
+        return out
+
+    def become(self, node: str) -> None:
+        """Claim under another id from now on."""
+        self._node = node
 
     def gate(self, function: str) -> FunctionGate:
         """What limits the function; made when it is first asked for."""
@@ -181,7 +227,7 @@ class Window:
                 claims and flow.urgent is not None and claims[-1].invocation.priority < flow.urgent
             ):
                 flow.urgent = None
-            if not self.open or flow.closed:
+            if not self.open or flow.closed or (claims and claims[0].node != self._node):
                 flow.more = True
                 await self._store.release(claims)
                 return

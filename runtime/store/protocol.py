@@ -98,9 +98,12 @@ class QueueStore(Protocol):
         """Whether other nodes may claim from this store too, so that limits must be held in the claim."""
 
     def listen(self, wake: Callable[[str], None]) -> None:
-        """Call `wake` on the event loop with the name of a flow of which another node has made something
-        claimable, with `control` when a pause or a closure changed, with `*` when anything may have. Never
-        called where `shared` is False; may be called without need. Set before `start`.
+        """Call `wake` on the event loop with a word of another node's.
+
+        It is the name of a flow of which something became claimable; `moved:ID` when a job was planned, moved
+        or redriven; `control` when a pause, a closure or the set of nodes changed; `cancel:ID` as `tell` was
+        given; `*` when anything may have happened unheard. Never called where `shared` is False; may be
+        called without need. Set before `start`.
         """
 
     async def claim(
@@ -126,6 +129,15 @@ class QueueStore(Protocol):
         """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are
         ignored.
         """
+
+    async def tell(self, word: str) -> None:
+        """Say a word to the `listen` of every other node. It may be lost: what must not be is recorded."""
+
+    async def moment(self) -> float | None:
+        """What time it is for all nodes, in epoch seconds; None where this node's own clock decides."""
+
+    async def nodes(self, *, now: float) -> list[str]:
+        """The nodes whose leases have not run out."""
 
     async def join(self, node: str, *, until: float, now: float) -> int:
         """Begin a node's lease and get its number, unique among live nodes."""
@@ -256,6 +268,12 @@ class Store(QueueStore, InvocationStore, JobStore, TriggerStore, Protocol):
 
     async def stop(self) -> None:
         """Record what was submitted, then close. Twice is harmless."""
+
+    @property
+    def lock_fd(self) -> int | None:
+        """The descriptor of a lock that children should inherit, so that no other node begins before they are
+        gone; None where there is none.
+        """
 
     async def health(self) -> dict[str, Any]:
         """Facts for operators: file, schema, journal mode, sizes in bytes, commits, the longest recent commit

@@ -170,6 +170,17 @@ class SqliteStore:
     async def release(self, claims: Sequence[Claim]) -> None:
         await self._writer.call(lambda db: calls.release(db, self._claims, claims))
 
+    async def tell(self, word: str) -> None:
+        """There is nobody to hear it."""
+
+    async def moment(self) -> float | None:
+        return None
+
+    async def nodes(self, *, now: float) -> list[str]:
+        return await self._writer.call(
+            lambda db: [n for n, until in self._claims.leases.items() if until > now]
+        )
+
     async def join(self, node: str, *, until: float, now: float) -> int:
         return await self._writer.call(lambda db: calls.join(db, self._claims, node, until, now))
 
