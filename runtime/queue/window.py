@@ -260,6 +260,12 @@ class Window:
             heapq.heappush(self._timers, (due, flow.name))
             self._timer_set.set()
 
+    async def _sleep_until(self, moment: float) -> None:
+        # A task begins a turn of the loop after it was made: how long to sleep is only right when asked here.
+        left = moment - self._clock.now()
+        if left > 0:
+            await self._clock.sleep(max(left, 0.001))
+
     async def run_timers(self) -> None:
         """Look at each flow again when it is due, until cancelled."""
         while True:
@@ -271,8 +277,8 @@ class Window:
                     flow.next_due = None
                     self.need(flow)
             self._timer_set.clear()
-            wait = min(max(self._timers[0][0] - now, 0.001), 60.0) if self._timers else 60.0
-            sleeper = asyncio.ensure_future(self._clock.sleep(wait))
+            until = min(self._timers[0][0], now + 60.0) if self._timers else now + 60.0
+            sleeper = asyncio.ensure_future(self._sleep_until(until))
             waiter = asyncio.ensure_future(self._timer_set.wait())
             try:
                 await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)

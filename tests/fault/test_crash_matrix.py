@@ -26,7 +26,7 @@ def store_url(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str
     """What the node is given as `--store`: a file or a database of this test's own."""
     if store == "sqlite":
         return str(tmp_path / "data" / "headrace.db")
-    return str(request.getfixturevalue(f"{store}_url"))
+    return str(request.getfixturevalue(f"{store}_server").database())
 
 
 @pytest.fixture(scope="module")
