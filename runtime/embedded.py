@@ -9,7 +9,8 @@ import asyncio
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import urlencode
@@ -19,7 +20,7 @@ import structlog
 from headrace.runtime.api.answers import check_json, outcome_error
 from headrace.runtime.api.calls import INLINE_PAYLOAD_BYTES
 from headrace.runtime.client.answer import WaitTimeout
-from headrace.runtime.client.backend import Answer, Stream, SubmitOptions
+from headrace.runtime.client.backend import PLAIN, Answer, Stream, SubmitOptions
 from headrace.runtime.client.client import Client
 from headrace.runtime.client.future import InvocationFuture
 from headrace.runtime.code import request_for_app
@@ -148,6 +149,9 @@ class NodeBackend:
         self._loop = loop
         self._inbox: deque[tuple[str, bytes, SubmitOptions, InvocationFuture]] = deque()
         self._awake = False
+        self._futures: dict[int, InvocationFuture] = {}
+        """The futures of what was accepted here, by number, until it ends; touched on the loop only."""
+        self._tell_future = self._ended
         self._room = threading.Semaphore(0)
         self._blocked = 0
         self._closed = False
@@ -175,14 +179,24 @@ class NodeBackend:
 
     def submit(self, name: str, payload: bytes, *, options: SubmitOptions, future: InvocationFuture) -> None:
         """See Backend."""
+        self._put(((name, payload, options, future),))
+
+    def submit_many(
+        self, name: str, payloads: Sequence[bytes], *, futures: Sequence[InvocationFuture]
+    ) -> None:
+        """See Backend."""
+        self._put([(name, *item) for item in zip(payloads, repeat(PLAIN), futures, strict=False)])
+
+    def _put(self, items: Sequence[tuple[str, bytes, SubmitOptions, InvocationFuture]]) -> None:
         inbox = self._inbox
         while len(inbox) >= UNSENT_MAX and not self._closed:
             self._blocked += 1
             self._room.acquire(timeout=1.0)
         if self._closed:
-            future.failed(NodeStopping("the node has stopped"))
+            for item in items:
+                item[3].failed(NodeStopping("the node has stopped"))
             return
-        inbox.append((name, payload, options, future))
+        inbox.extend(items)
         if not self._awake:
             self._awake = True
             self._loop.call_soon_threadsafe(self._take)
@@ -194,28 +208,34 @@ class NodeBackend:
         now = self._node.clock.now()
         puts: list[Put] = []
         futures: list[InvocationFuture] = []
+        waiting, watch, told = self._futures, dispatcher.watch, self._tell_future
         for _ in range(min(len(inbox), TURN_MAX)):
             name, payload, options, future = inbox.popleft()
             if not future.sending(_keep):
                 continue
-            if len(payload) > INLINE_PAYLOAD_BYTES or options.idempotency_key is not None:
-                self._loop.create_task(self._take_alone(name, payload, options, future))
-                continue
             try:
-                put = dispatcher.prepare(
-                    name,
-                    payload,
-                    delay_s=options.delay_s,
-                    priority=options.priority,
-                    tags=",".join(options.tags) if options.tags else None,
-                    now=now,
-                )
+                if options is PLAIN and len(payload) <= INLINE_PAYLOAD_BYTES:
+                    put = dispatcher.prepare(name, payload, now=now)
+                elif len(payload) > INLINE_PAYLOAD_BYTES or options.idempotency_key is not None:
+                    self._loop.create_task(self._take_alone(name, payload, options, future))
+                    continue
+                else:
+                    put = dispatcher.prepare(
+                        name,
+                        payload,
+                        delay_s=options.delay_s,
+                        priority=options.priority,
+                        tags=",".join(options.tags) if options.tags else None,
+                        now=now,
+                    )
             except HeadraceError as error:
                 future.failed(error)
                 continue
             puts.append(put)
             futures.append(future)
-            dispatcher.watch(put.invocation.id, _Reporter(future, self))
+            id = put.invocation.id
+            waiting[id] = future
+            watch(id, told)
         if inbox and not self._awake:
             self._awake = True
             self._loop.call_soon(self._take)
@@ -229,12 +249,14 @@ class NodeBackend:
             if isinstance(result, BaseException):
                 for put, future in zip(puts, futures, strict=True):
                     dispatcher.forget(put.invocation.id)
+                    del waiting[put.invocation.id]
                     future.failed(result)
-                return
-            for put, future in zip(puts, futures, strict=True):
-                future.accepted(show_id(put.invocation.id))
 
-        dispatcher.submit(puts, done, now=now)
+        def on_disk() -> None:
+            for put, future in zip(puts, futures, strict=True):
+                future.accepted(put.invocation.id)
+
+        dispatcher.submit(puts, done, now=now, on_disk=on_disk)
 
     async def _take_alone(
         self, name: str, payload: bytes, options: SubmitOptions, future: InvocationFuture
@@ -261,9 +283,12 @@ class NodeBackend:
             )
             [applied] = await dispatcher.accept([put])
             id = applied.id if applied.id is not None else put.invocation.id
-            reporter = _Reporter(future, self)
+
+            def reporter(ended: Ended) -> None:
+                self._report(future, ended)
+
             dispatcher.watch(id, reporter)
-            future.accepted(show_id(id))
+            future.accepted(id)
             if applied.repeated or put.node is None:
                 for record in await node.services.store.ended(
                     [id]
@@ -272,6 +297,27 @@ class NodeBackend:
                     reporter(
                         Ended(id, record.status, record.result or b"null", record.result_ref, record.error)
                     )
+        except HeadraceError as error:
+            future.failed(error)
+
+    def _ended(self, ended: Ended) -> None:
+        future = self._futures.pop(ended.id, None)
+        if future is not None:
+            self._report(future, ended)
+
+    def _report(self, future: InvocationFuture, ended: Ended) -> None:
+        """Tell a future how its invocation ended."""
+        if ended.status is not Status.SUCCEEDED:
+            future.failed(failure({**(ended.error or {}), "invocation_id": show_id(ended.id)}))
+        elif ended.result_ref is None:
+            future.succeeded(ended.result)
+        else:
+            self._loop.create_task(self._fetch(future, ended.result_ref))
+
+    async def _fetch(self, future: InvocationFuture, ref: str) -> None:
+        try:
+            data = await self._node.in_thread(self._node.objects.get, *parse_object_url(ref))
+            future.succeeded(data)
         except HeadraceError as error:
             future.failed(error)
 
@@ -335,32 +381,6 @@ class NodeBackend:
                 raise
             future.cancel()
             raise WaitTimeout(what, wait or 0.0) from None
-
-
-class _Reporter:
-    """Tells a future how its invocation ended."""
-
-    __slots__ = ("_backend", "_future")
-
-    def __init__(self, future: InvocationFuture, backend: NodeBackend) -> None:
-        self._future = future
-        self._backend = backend
-
-    def __call__(self, ended: Ended) -> None:
-        if ended.status is Status.SUCCEEDED:
-            if ended.result_ref is None:
-                self._future.succeeded(ended.result)
-            else:
-                self._backend._loop.create_task(self._fetch(ended.result_ref))
-        else:
-            self._future.failed(failure({**(ended.error or {}), "invocation_id": show_id(ended.id)}))
-
-    async def _fetch(self, ref: str) -> None:
-        node = self._backend._node
-        try:
-            self._future.succeeded(await node.in_thread(node.objects.get, *parse_object_url(ref)))
-        except HeadraceError as error:
-            self._future.failed(error)
 
 
 class _Answered:

@@ -5,7 +5,7 @@ so that the client has no second way to say anything; only `invoke` and `submit`
 of their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ class SubmitOptions(NamedTuple):
 
 
 PLAIN = SubmitOptions()
+
+MANY_MAX = 1_000
 
 
 class Answer(NamedTuple):
@@ -70,6 +72,12 @@ class Backend(Protocol):
         Returns before the node has accepted it. Blocks while more is unsent than the backend's bounds. Raises
         nothing about the invocation itself: that goes to the future.
         """
+        ...
+
+    def submit_many(
+        self, name: str, payloads: Sequence[bytes], *, futures: "Sequence[InvocationFuture]"
+    ) -> None:
+        """`submit` of many without options, at most MANY_MAX, and one future for each."""
         ...
 
     def request(

@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse
-from headrace.runtime.client.backend import PLAIN, Answer, Backend, SubmitOptions
+from headrace.runtime.client.backend import MANY_MAX, PLAIN, Answer, Backend, SubmitOptions
 from headrace.runtime.client.payload import encode_payload
 from headrace.runtime.errors import BadRequest, InvalidObjectUrl, PayloadTooLarge, WrongState
 
@@ -138,7 +139,14 @@ class Client:
 
     def submit_many(self, name: str, payloads: Iterable[object]) -> "list[InvocationFuture]":
         """Submit one invocation per payload; the futures in order."""
-        return [self.submit(name, payload) for payload in payloads]
+        futures: list[InvocationFuture] = []
+        make, cancel = _future_class(), self._cancel
+        items = iter(payloads)
+        while encoded := [encode_payload(payload) for payload in islice(items, MANY_MAX)]:
+            made = [make(name, cancel) for _ in encoded]
+            self.backend.submit_many(name, encoded, futures=made)
+            futures += made
+        return futures
 
     def map(
         self,

@@ -13,6 +13,7 @@ import msgspec
 
 from headrace.runtime.client.answer import WaitTimeout
 from headrace.runtime.errors import Cancelled
+from headrace.runtime.model.ids import show_id
 
 Cancel = Callable[[str], bool]
 
@@ -32,28 +33,23 @@ class InvocationFuture(Future[Any]):
     accepted.
     """
 
-    def __init__(
-        self, function: str, cancel: Cancel, *, decode: Callable[[bytes], Any] = msgspec.json.decode
-    ) -> None:
-        """`cancel` ends an invocation at its node by id and says whether it did; `decode` reads a result's
-        JSON.
-        """
-        # The base class makes a condition for every future, which costs more than all else about a short
-        # invocation. Here it is made when somebody first waits; its own fields are set as it would.
-        self._made: threading.Condition | None = None
-        self._state = _PENDING
-        self._result: Any = None
-        self._exception: BaseException | None = None
-        self._waiters: list[Any] = []
-        self._done_callbacks: list[Callable[[Future[Any]], object]] = []
+    # The base class makes a condition and two lists for every future, which costs more than all else about a
+    # short invocation, and what it costs the garbage collector besides. Here they are made when somebody
+    # first waits; until then all fields but two are the class's, with the values that the base would set.
+    _made: threading.Condition | None = None
+    _state = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _encoded: bytes | None = None
+    _id: str | int | None = None
+    _acceptance: Any = None
+    _withdrawn = _cancelling = False
+    _kept: "Callable[[InvocationFuture], None] | None" = None
+
+    def __init__(self, function: str, cancel: Cancel) -> None:
+        """`cancel` ends an invocation at its node by id and says whether it did."""
         self.function = function
         self._cancel_at_node = cancel
-        self._decode = decode
-        self._encoded: bytes | None = None
-        self._id: str | None = None
-        self._acceptance: threading.Event | None = None
-        self._withdrawn = self._cancelling = False
-        self._kept: Callable[[InvocationFuture], None] | None = None
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -62,6 +58,9 @@ class InvocationFuture(Future[Any]):
             with _LOCK:
                 made = self._made
                 if made is None:
+                    # Whoever needs one of the lists holds the condition.
+                    self._waiters: list[Any] = []
+                    self._done_callbacks: list[Callable[[Future[Any]], object]] = []
                     made = self._made = threading.Condition()
         return made
 
@@ -82,7 +81,7 @@ class InvocationFuture(Future[Any]):
     def _decoded(self) -> Any:
         encoded = self._encoded
         if encoded is not None:
-            self._result = self._decode(encoded)
+            self._result = msgspec.json.decode(encoded)
             self._encoded = None
         return self._result
 
@@ -93,21 +92,29 @@ class InvocationFuture(Future[Any]):
 
     def wait_accepted(self, timeout: float | None = None) -> str:
         """As `invocation_id`, waiting at most `timeout` seconds. Raises WaitTimeout."""
-        event = None
-        # The base class's condition is its lock here and no more: a `result()` that waits on it takes any
-        # wake-up for its own.
-        with self._condition:
-            if self._id is None and not self.done():
-                event = self._acceptance = self._acceptance or threading.Event()
-        if event is not None:
-            event.wait(timeout)
-        if self._id is not None:
-            return self._id
+        if self._id is None and not self.done():
+            self._await_acceptance(-1 if timeout is None else max(timeout, 0.0))
+        id = self._id
+        if id is not None:
+            return id if isinstance(id, str) else show_id(id)
         if not self.done():
             raise WaitTimeout(f"the acceptance of an invocation of {self.function}", timeout or 0.0)
         error = self.exception()  # CancelledError when it was cancelled before it was sent
         assert error is not None, "a future without an id ends by an error only"
         raise error
+
+    def _await_acceptance(self, timeout: float) -> None:
+        """Wait until `_decided`. The lock is held until then; whoever gets it lets the next one through."""
+        with _LOCK:
+            lock = self._acceptance
+            if lock is None:
+                lock = threading.Lock()
+                lock.acquire()
+                self._acceptance = lock
+        # Whoever decides sets the id or the state before it looks for the lock, and here it is the other way
+        # round: one of the two sees the other.
+        if self._id is None and not self.done() and lock.acquire(timeout=timeout):
+            lock.release()
 
     def cancel(self) -> bool:
         """Cancel the invocation at its node, or before it is sent; False when it has ended or cannot be
@@ -145,26 +152,24 @@ class InvocationFuture(Future[Any]):
 
         `keep` is called with the future whenever it must not be dropped although no caller holds it.
         """
-        with _LOCK:
-            if self._made is None and self._state == _PENDING:
-                self._kept = keep  # nobody has waited, cancelled or asked to be called yet
-                return True
+        # `cancel` makes the condition and then reads `_kept`; this is the other way round, so that one of the
+        # two sees the other.
+        self._kept = keep
+        if self._made is None:
+            return True
         with self._condition:
             if self._withdrawn or self.done():
+                self._kept = None
                 return False
-            self._kept = keep
             callbacks = bool(self._done_callbacks)
         if callbacks:
             keep(self)
         return True
 
-    def accepted(self, invocation_id: str) -> None:
-        """The node has accepted it."""
+    def accepted(self, invocation_id: str | int) -> None:
+        """The node has accepted it, under this id or the number behind it."""
         self._id = invocation_id
-        with _LOCK:
-            if self._made is None:
-                return  # nobody waits for it
-        with self._condition:
+        if self._acceptance is not None:
             self._decided()
 
     def succeeded(self, result: bytes) -> None:
@@ -194,8 +199,10 @@ class InvocationFuture(Future[Any]):
         """Wake who waits for the acceptance: it is accepted, or has ended without. No callback does this,
         since a future with a callback is kept alive.
         """
-        if self._acceptance is not None:
-            self._acceptance.set()
+        with _LOCK:
+            lock, self._acceptance = self._acceptance, None
+        if lock is not None:
+            lock.release()
 
     def _end_cancelled(self) -> bool:
         if self.cancelled():

@@ -100,6 +100,15 @@ class HttpBackend:
         self, name: str, payload: bytes, *, options: SubmitOptions, future: "InvocationFuture"
     ) -> None:
         """See Backend."""
+        self._sender().submit(name, payload, options=options, future=future)
+
+    def submit_many(
+        self, name: str, payloads: Sequence[bytes], *, futures: "Sequence[InvocationFuture]"
+    ) -> None:
+        """See Backend."""
+        self._sender().submit_many(name, payloads, futures=futures)
+
+    def _sender(self) -> "Submitter":
         submitter = self._submitter
         if submitter is None:
             from headrace.runtime.client.submitter import Submitter, at_exit  # most callers never submit
@@ -112,7 +121,7 @@ class HttpBackend:
                     self._at_exit = at_exit(self._submitter, self.timeout_s)
                     atexit.register(self._at_exit)
                 submitter = self._submitter
-        submitter.submit(name, payload, options=options, future=future)
+        return submitter
 
     def request(
         self,

@@ -96,6 +96,12 @@ class Submitter:
         if options is not PLAIN and options != PLAIN:
             self._submit_alone(name, payload, options, future)
             return
+        self.submit_many(name, (payload,), futures=(future,))
+
+    def submit_many(
+        self, name: str, payloads: Sequence[bytes], *, futures: Sequence[InvocationFuture]
+    ) -> None:
+        """Queue several in order, as `submit` does."""
         with self._lock:
             while (self._items >= UNSENT_ITEMS_MAX or self._bytes >= UNSENT_BYTES_MAX) and not self._closing:
                 self._lock.wait()
@@ -104,9 +110,9 @@ class Submitter:
             queue = self._queues.get(name)
             if queue is None:
                 queue = self._queues[name] = deque()
-            queue.append((payload, future))
-            self._items += 1
-            self._bytes += len(payload)
+            queue.extend(zip(payloads, futures, strict=True))
+            self._items += len(payloads)
+            self._bytes += sum(map(len, payloads))
             if not self._sending:
                 self._sending = True
                 if self._sender is None:

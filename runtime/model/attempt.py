@@ -13,7 +13,7 @@ class Attempt(msgspec.Struct, gc=False):
 
     `payload` is JSON; when `payload_ref` is set the worker reads the payload from that object instead.
     `timeout_s` and `memory_bytes` are its limits, `urgent` marks a caller who waits (it is never placed
-    behind work that may take long).
+    behind work that may take long). `estimate_s` is the pool's own: what it expects the attempt to take.
     """
 
     token: int
@@ -25,6 +25,7 @@ class Attempt(msgspec.Struct, gc=False):
     memory_bytes: int
     payload_ref: str | None = None
     urgent: bool = False
+    estimate_s: float = 0.0
 
 
 class Report(msgspec.Struct, gc=False):

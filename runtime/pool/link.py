@@ -48,8 +48,7 @@ class Link:
     until `give_away`.
 
     Attributes:
-        held: what was placed here and not reported, by number: the attempt and its estimated seconds. Numbers
-            grow.
+        held: what was placed here and not reported, by number. Numbers grow.
         condemned: items that are to be ended as soon as they are seen to run.
         load_s: the sum of those estimates.
         pid: None until the zygote has told.
@@ -66,7 +65,7 @@ class Link:
         self.burst = burst
         self.scratch = folder / f"w{number}"
         self.pid: int | None = None
-        self.held: dict[int, tuple[Attempt, float]] = {}
+        self.held: dict[int, Attempt] = {}
         self.held_bytes = 0
         self.load_s = 0.0
         self.done = 0
@@ -125,7 +124,8 @@ class Link:
         """Hold the attempt; it leaves with the next `flush`."""
         seq = self._next_seq
         self._next_seq = seq + 1
-        self.held[seq] = (attempt, estimate_s)
+        self.held[seq] = attempt
+        attempt.estimate_s = estimate_s
         self.load_s += estimate_s
         self.held_bytes += len(attempt.payload)
         item = (seq, attempt.invocation_id, attempt.attempt, attempt.payload, attempt.payload_ref)
@@ -145,14 +145,13 @@ class Link:
         """Let go of an item that has been reported on; None when it is not held (any more)."""
         if seq > self._seen_seq:
             self._seen_seq = seq
-        found = self.held.pop(seq, None)
-        if found is None:
+        attempt = self.held.pop(seq, None)
+        if attempt is None:
             return None
-        attempt, estimate_s = found
         if self.condemned:
             self.condemned.discard(seq)
         self.held_bytes -= len(attempt.payload)
-        self.load_s = self.load_s - estimate_s if self.held else 0.0
+        self.load_s = self.load_s - attempt.estimate_s if self.held else 0.0
         return attempt
 
     def steal(self) -> list[Attempt]:
@@ -163,9 +162,9 @@ class Link:
         begun = self.page.revoke_after_begun()
         stolen = []
         for seq in [seq for seq in self.held if seq > begun]:
-            attempt, estimate_s = self.held.pop(seq)
+            attempt = self.held.pop(seq)
             self.held_bytes -= len(attempt.payload)
-            self.load_s -= estimate_s
+            self.load_s -= attempt.estimate_s
             stolen.append(attempt)
         return stolen
 

@@ -250,7 +250,7 @@ class LocalPool:
                 else:
                     held = link.held.get(message["seq"])
                     if held is not None:
-                        self._events.progress(held[0].token, message["progress"])
+                        self._events.progress(held.token, message["progress"])
         except (FrameTooLarge, msgspec.DecodeError, KeyError, TypeError, IndexError):
             # Only user code that writes into descriptors it does not own can do this. What was running pays.
             _log.error("a worker's stream is damaged; the worker is ended", worker=link.number)
@@ -273,13 +273,14 @@ class LocalPool:
         since_epoch = self._clock.now() - self._clock.monotonic()
         learn = self._placement.learn
         for result in results:
-            seq, started, duration = result[0], result[1], result[2]
+            seq = result[0]
             condemned = seq in link.condemned
             attempt = link.take(seq)
             if attempt is None:
                 continue
+            duration = result[2]
             if len(result) == 4:
-                outcome = Outcome("ok", result[3], duration_s=duration, started_at=started + since_epoch)
+                outcome = Outcome("ok", result[3], None, None, b"", 0, duration, result[1] + since_epoch)
             else:
                 outcome = self._outcome(link, result, since_epoch)
                 if outcome.kind == "returned":
@@ -393,7 +394,7 @@ class LocalPool:
                 reports.append(Report(charged.token, self._end_of(link, seq, started, how, code)))
             elif charged is not None:
                 reports.append(Report(charged.token, Outcome("returned")))
-        for attempt, _ in link.held.values():
+        for attempt in link.held.values():
             reports.append(Report(attempt.token, Outcome("returned")))
         link.held.clear()
         early = not link.done and not retired and executing is None
@@ -472,7 +473,7 @@ class LocalPool:
             self._receive(link, reports, all_of_it=True)
             self._settle_unsent(link, reports)
             self._suspect(link, suspects, reports)
-            for attempt, _ in link.held.values():
+            for attempt in link.held.values():
                 reports.append(Report(attempt.token, Outcome("returned")))
             link.held.clear()
             self._forget(link)
@@ -491,7 +492,7 @@ class LocalPool:
         if executing is None or executing[0] not in link.held or self._stopping:
             return
         seq, started = executing
-        attempt = link.held[seq][0]
+        attempt = link.held[seq]
         suspects.add(attempt.invocation_id)
         if attempt.invocation_id in self._suspects:
             link.take(seq)
@@ -604,7 +605,7 @@ class LocalPool:
     def kill(self, token: int) -> bool:
         """See Pool. An attempt that has just ended by itself keeps its own outcome."""
         for link in self._links.values():
-            for seq, (attempt, _) in link.held.items():
+            for seq, attempt in link.held.items():
                 if attempt.token == token:
                     self._kill(link, seq)
                     return True
@@ -613,7 +614,7 @@ class LocalPool:
     def _kill(self, link: Link, seq: int) -> None:
         executing = link.page.executing()
         if executing is None or executing[0] < seq:
-            token = link.held[seq][0].token
+            token = link.held[seq].token
             reports = []
             for attempt in link.steal():
                 outcome = Outcome("returned")
@@ -638,7 +639,7 @@ class LocalPool:
         for link in self._links.values():
             executing = link.page.executing() if link.held else None
             if executing is not None and executing[0] in link.held:
-                found.append((link.held[executing[0]][0].token, max(0.0, now - executing[1])))
+                found.append((link.held[executing[0]].token, max(0.0, now - executing[1])))
         return found
 
     def output(self, token: int) -> bytes:
@@ -646,7 +647,7 @@ class LocalPool:
         for link in self._links.values():
             executing = link.page.executing() if link.held else None
             if executing is not None and executing[0] in link.held:
-                if link.held[executing[0]][0].token == token:
+                if link.held[executing[0]].token == token:
                     return capture.tail(link.output)
         return b""
 

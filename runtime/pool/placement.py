@@ -74,18 +74,21 @@ class Placement:
         if self._idle:
             return next(iter(self._idle.values()))
         if estimate_s <= QUEUE_S:
-            size = len(attempt.payload)
+            bytes_max = BYTES_MAX - len(attempt.payload)
             load_max = URGENT_WAIT_S if attempt.urgent else LOAD_MAX_S - estimate_s
             links = self.regular
-            for _ in range(len(links)):
-                self._turn = turn = self._turn + 1 if self._turn + 1 < len(links) else 0
+            turn, count = self._turn, len(links)
+            for _ in range(count):
+                turn = turn + 1 if turn + 1 < count else 0
                 link = links[turn]
                 if (
                     link.load_s <= load_max
                     and len(link.held) < ITEMS_MAX
-                    and link.held_bytes + size <= BYTES_MAX
-                    and link.open
+                    and link.held_bytes <= bytes_max
+                    and not link.closing
+                    and not link.revoked
                 ):
+                    self._turn = turn
                     return link
         if attempt.urgent:
             for link in self.burst:

@@ -77,7 +77,7 @@ class Watch:
         if executing is None or executing[0] not in link.held:
             return self._look_at_silence(link, now)
         seq, started = executing
-        attempt, estimate_s = link.held[seq]
+        attempt = link.held[seq]
         if link.doom is not None and link.doom.seq == seq:
             return self.next_means(link.doom, now) if now >= link.doom.next_at else None
         if seq in link.condemned:
@@ -90,7 +90,7 @@ class Watch:
             if used > attempt.memory_bytes:
                 link.doom = doom_by_memory(seq, attempt.function, used, attempt.memory_bytes)
                 link.doom.means.pop(0)  # there is no time to be polite
-            elif used > self._recycle_growth_bytes and estimate_s <= QUEUE_S:
+            elif used > self._recycle_growth_bytes and attempt.estimate_s <= QUEUE_S:
                 link.closing = True  # what such a quick function uses is mostly what was there before
         return self.next_means(link.doom, now) if link.doom is not None else None
 
@@ -106,7 +106,7 @@ class Watch:
         if executing is None or len(link.held) < 2:
             return False
         held = link.held.get(executing[0])
-        return held is not None and now - executing[1] > OVERDUE_MIN_S + 2 * held[1]
+        return held is not None and now - executing[1] > OVERDUE_MIN_S + 2 * held.estimate_s
 
     def outgrown(self, link: Link) -> bool:
         """Whether a worker at rest has grown too much."""

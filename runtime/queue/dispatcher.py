@@ -52,6 +52,9 @@ UNCOMMITTED_MAX = 100_000
 MARK_AFTER_S = 0.1
 """A claim that runs longer is recorded, so that an event which takes the node down spends its attempts."""
 
+AGAIN_S = 1.0
+"""How long ends wait that the database could not record, before it is asked again."""
+
 IDEMPOTENCY_S = 24 * 3600.0
 
 
@@ -69,41 +72,28 @@ class Ended(msgspec.Struct, gc=False):
 Watcher = Callable[[Ended], None]
 
 
-class _Running:
+class _Running(msgspec.Struct, gc=False, eq=False):
     """An attempt that the pool holds."""
 
-    __slots__ = ("claim", "fenced", "flow", "future", "id", "lane", "marked", "payload", "progress", "spec")
-
-    def __init__(
-        self,
-        id: int,
-        spec: FunctionSpec,
-        flow: Flow,
-        lane: Lane | None,
-        claim: Claim | None,
-        future: Any = None,
-    ) -> None:
-        self.id = id
-        self.spec = spec
-        self.flow = flow
-        self.lane = lane
-        self.claim = claim
-        self.future = future
-        self.marked = False
-        self.fenced = False
-        self.payload = b""
-        self.progress: dict[str, Any] | None = None
+    id: int
+    spec: FunctionSpec
+    flow: Flow
+    lane: Lane | None
+    claim: Claim | None
+    future: Any = None
+    marked: bool = False
+    fenced: bool = False
+    payload: bytes = b""
+    progress: dict[str, Any] | None = None
 
 
-class _Settling:
-    """The end of an attempt on its way to the store."""
+class _Settling(msgspec.Struct, gc=False, eq=False):
+    """The end of an attempt on its way to the store: the write that ends it, and what is recorded with it."""
 
-    __slots__ = ("held", "outcome", "writes")
-
-    def __init__(self, writes: list[Write], held: _Running, outcome: Outcome) -> None:
-        self.writes = writes
-        self.held = held
-        self.outcome = outcome
+    write: Write
+    held: _Running
+    outcome: Outcome
+    more: Sequence[Write] = ()
 
 
 class Dispatcher:
@@ -141,10 +131,11 @@ class Dispatcher:
         self._running: dict[int, _Running] = {}
         self._token = 0
         self._tokens: dict[int, int] = {}
-        self._watchers: dict[int, list[Watcher]] = {}
+        self._watchers: dict[int, Watcher | list[Watcher]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncommitted = 0
         self._unsettled: set[_Settling] = set()
+        self._late: list[_Settling] = []
         self._accepting = True
         self._window = Window(
             store,
@@ -265,7 +256,7 @@ class Dispatcher:
         if now is None:
             now = self._clock.now()
         invocation = Invocation(
-            self._ids.next(),
+            self._ids.next(now),
             function,
             function,
             payload,
@@ -290,12 +281,13 @@ class Dispatcher:
         *,
         before: Sequence[Write] = (),
         now: float | None = None,
+        on_disk: Callable[[], None] | None = None,
     ) -> None:
         """Record new invocations, all or none, after the writes in `before`; `done` gets one Applied for each
         of `puts`.
 
         With a refusal each of them carries it. What is due is claimed in the same step, and dispatched as
-        soon as it is durable.
+        soon as it is durable. `on_disk` is as in `QueueStore.submit`.
         """
         if now is None:
             now = self._clock.now()
@@ -336,7 +328,7 @@ class Dispatcher:
             done(result)
 
         reach("accept")
-        self._store.submit([*before, *puts] if before else puts, committed, now=now)
+        self._store.submit([*before, *puts] if before else puts, committed, now=now, on_disk=on_disk)
 
     async def accept(self, puts: list[Put], *, before: Sequence[Write] = ()) -> list[Applied]:
         """`submit`, awaited. Raises the refusal when there was one."""
@@ -377,17 +369,22 @@ class Dispatcher:
         """Call `watcher` once when the invocation has ended and that is durable."""
         found = self._watchers.get(id)
         if found is None:
-            self._watchers[id] = [watcher]
-        else:
+            self._watchers[id] = watcher  # nearly always the only one
+        elif isinstance(found, list):
             found.append(watcher)
+        else:
+            self._watchers[id] = [found, watcher]
 
     def unwatch(self, id: int, watcher: Watcher) -> None:
         """Undo `watch`; harmless when it was called."""
         found = self._watchers.get(id)
-        if found and watcher in found:
-            found.remove(watcher)
+        if isinstance(found, list):
+            if watcher in found:
+                found.remove(watcher)
             if not found:
                 del self._watchers[id]
+        elif found == watcher:
+            del self._watchers[id]
 
     def forget(self, id: int) -> None:
         """Drop every watcher of an invocation that was not accepted."""
@@ -395,15 +392,12 @@ class Dispatcher:
 
     def _arrived(self, puts: Sequence[Put], result: Sequence[Applied]) -> None:
         window = self._window
+        window.take([applied.claim for applied in result if applied.claim is not None])
         for put, applied in zip(puts, result, strict=True):
-            if applied.refused is not None or applied.repeated:
-                continue
-            if applied.claim is not None:
-                window.take(applied.claim)
-                continue
-            invocation = put.invocation
-            flow = window.flow(invocation.flow, invocation.function)
-            window.waits(flow, priority=invocation.priority, due_at=invocation.due_at)
+            if applied.claim is None and applied.refused is None and not applied.repeated:
+                invocation = put.invocation
+                flow = window.flow(invocation.flow, invocation.function)
+                window.waits(flow, priority=invocation.priority, due_at=invocation.due_at)
         self.dispatch()
 
     # ---- dispatch ----
@@ -418,40 +412,40 @@ class Dispatcher:
         window = self._window
         if not window.open or self._unsettled:
             return
-        rotation, running = window.rotation, self._running
+        rotation, running, tokens = window.rotation, self._running, self._tokens
         now = self._clock.now()
         while (lane := rotation.peek()) is not None:
-            flow = lane.flow
-            claim = lane.ready[0]
-            invocation = claim.invocation
-            spec = self._specs.get(invocation.function)
-            if spec is None:  # its code is not here any more: it waits in the store until it is
-                flow.more = True
-                self._spawn(self._store.release(window.empty(flow)))
-                continue
-            if invocation.expires_at < now or claim.attempt > spec.retry.attempts_max:
+            flow, ready = lane.flow, lane.ready
+            for _ in range(rotation.turn(lane)):
+                claim = ready[0]
+                invocation = claim.invocation
+                spec = self._specs.get(invocation.function)
+                if spec is None:  # its code is not here any more: it waits in the store until it is
+                    flow.more = True
+                    self._spawn(self._store.release(window.empty(flow)))
+                    break
+                if invocation.expires_at < now or claim.attempt > spec.retry.attempts_max:
+                    rotation.take(lane)
+                    self._bury(_Running(invocation.id, spec, flow, None, claim), claim, now)
+                    continue
+                self._token = token = self._token + 1
+                attempt = Attempt(
+                    token,
+                    invocation.function,
+                    invocation.id,
+                    claim.attempt,
+                    invocation.payload,
+                    spec.timeout_s,
+                    spec.memory_bytes,
+                    invocation.payload_ref,
+                )
+                if not pool.offer(attempt):
+                    return
                 rotation.take(lane)
-                self._bury(_Running(invocation.id, spec, flow, None, claim), claim, now)
-                continue
-            self._token = token = self._token + 1
-            attempt = Attempt(
-                token,
-                invocation.function,
-                invocation.id,
-                claim.attempt,
-                invocation.payload,
-                spec.timeout_s,
-                spec.memory_bytes,
-                invocation.payload_ref,
-            )
-            if not pool.offer(attempt):
-                return
-            rotation.take(lane)
-            running[token] = _Running(invocation.id, spec, flow, lane, claim)
-            self._tokens[invocation.id] = token
-            flow.running += 1
-            flow.gate.running += 1
-            window.began(1)
+                running[token] = _Running(invocation.id, spec, flow, lane, claim)
+                tokens[invocation.id] = token
+                flow.running += 1
+                flow.gate.running += 1
             if flow.more and flow.loading is None:
                 window.refill(flow)
 
@@ -459,13 +453,14 @@ class Dispatcher:
         """Attempts have ended; called by the pool."""
         settles: list[_Settling] = []
         now = self._clock.now()
-        touched: dict[str, Flow] = {}
+        touched: dict[Flow, None] = {}
+        running, tokens, chance = self._running, self._tokens, self._chance
         for report in reports:
-            held = self._running.pop(report.token, None)
+            held = running.pop(report.token, None)
             if held is None:
                 continue
             flow, outcome, claim = held.flow, report.outcome, held.claim
-            touched[flow.name] = flow
+            touched[flow] = None
             flow.running -= 1
             flow.gate.running -= 1
             if outcome.output and self._on_output is not None:
@@ -474,21 +469,21 @@ class Dispatcher:
             if claim is None:
                 self._answer(held, outcome)
                 continue
-            self._tokens.pop(held.id, None)
+            tokens.pop(held.id, None)
             if held.fenced:  # its claim is another node's by now
                 continue
-            closed = held.flow.closed and self._window.open
+            closed = flow.closed and self._window.open
             if outcome.kind == "returned" and not closed:
                 self._requeue(held, claim)
                 continue
-            ending = ending_of(claim, held.spec, outcome, now=now, chance=self._chance)
+            ending = ending_of(claim, held.spec, outcome, now=now, chance=chance)
             if closed and (outcome.kind == "returned" or isinstance(ending, Retry)):
                 # Its job is being ended, perhaps has been just now: nothing of it may wait again.
                 ending = Settle(
                     claim, Status.CANCELLED, error={"code": "cancelled", "message": "its job ended"}
                 )
-            settles.append(_Settling([ending], held, outcome))
-        for flow in touched.values():
+            settles.append(_Settling(ending, held, outcome))
+        for flow in touched:
             self._window.offer(flow)
         if settles:
             if armed:
@@ -508,17 +503,15 @@ class Dispatcher:
         """Record ends: the plain ones together, those that come with more writes each by itself."""
         plain: list[_Settling] = []
         for item in settles:
-            settle = item.writes[0]
-            if isinstance(settle, Settle):
-                if self.jobs is not None and settle.claim.invocation.job is not None:
-                    self._record(
-                        [_Settling(list(self.jobs.settle(settle, item.outcome)), item.held, item.outcome)],
-                        now,
-                    )
+            settle = item.write
+            if type(settle) is Settle:
+                if settle.claim.invocation.job is not None and self.jobs is not None:
+                    item.write, *item.more = self.jobs.settle(settle, item.outcome)
+                    self._record([item], now)
                     continue
                 follow = self._destination(settle, item.held.spec, now)
                 if follow is not None:
-                    item.writes.append(follow)
+                    item.more = [follow]
                     self._record([item], now)
                     continue
             plain.append(item)
@@ -526,7 +519,10 @@ class Dispatcher:
             self._record(plain, now)
 
     def _record(self, items: list[_Settling], now: float) -> None:
-        writes = [write for item in items for write in item.writes]
+        """Record the ends together: one with more writes, or any number without."""
+        writes = [item.write for item in items]
+        for item in items:
+            writes += item.more
 
         def committed(result: list[Applied] | BaseException) -> None:
             if isinstance(result, BaseException):
@@ -542,57 +538,58 @@ class Dispatcher:
                 return
             if armed:
                 _reach_ends(items, "after")
-            at = 0
-            for item in items:
-                size = len(item.writes)
-                self._recorded(item, result if size == len(result) else result[at : at + size])
-                at += size
+            if self._unsettled:
+                self._unsettled.difference_update(items)
+                if not self._unsettled:
+                    asyncio.get_running_loop().call_soon(self.dispatch)
+            if len(items) > 1:
+                for item, applied in zip(items, result, strict=True):
+                    self._recorded(item, (applied,))
+            else:
+                self._recorded(items[0], result)
 
         self._store.submit(writes, committed, now=now)
 
     def _recorded(self, item: _Settling, applied: Sequence[Applied]) -> None:
-        if self._unsettled:
-            self._unsettled.discard(item)
-            if not self._unsettled:
-                asyncio.get_running_loop().call_soon(self.dispatch)
-        write, refused = item.writes[0], applied[0].refused
+        write, refused = item.write, applied[0].refused
         if refused is not None:
             if not isinstance(refused, LeaseLost):
                 self._on_error("an outcome was refused", {"error": str(refused), "code": refused.code})
+        elif type(write) is Settle:
+            self._tell(write)
         elif isinstance(write, Retry):
             self._window.wake_at(item.held.flow, write.due_at)
-        else:
-            settle = write if isinstance(write, Settle) else getattr(write, "settle", None)
-            if isinstance(settle, Settle):
-                self._tell(settle)
-            if len(item.writes) > 1:
-                puts = [(w, a) for w, a in zip(item.writes, applied, strict=True) if isinstance(w, Put)]
-                self._arrived([put for put, _ in puts], [answer for _, answer in puts])
-        if (
-            self.jobs is not None
-            and item.held.claim is not None
-            and item.held.claim.invocation.job is not None
-        ):
-            self.jobs.settled(item.writes, applied)
+        elif isinstance(write, ChunkDone):
+            self._tell(write.settle)
+        if item.more and refused is None:
+            puts = [(w, a) for w, a in zip(item.more, applied[1:], strict=True) if isinstance(w, Put)]
+            self._arrived([put for put, _ in puts], [answer for _, answer in puts])
+        claim = item.held.claim
+        if claim is not None and claim.invocation.job is not None and self.jobs is not None:
+            self.jobs.settled([write, *item.more], applied)
 
     def _tell(self, settle: Settle) -> None:
+        id = settle.claim.invocation.id
+        if id in self._watchers or self.on_end is not None:
+            self._ended(
+                Ended(id, settle.status, settle.result, settle.result_ref, settle.error, settle.attempts)
+            )
+
+    def _ended(self, ended: Ended) -> None:
         """Those who wait for the invocation learn how it ended."""
-        claim = settle.claim
-        watchers = self._watchers.pop(claim.invocation.id, None)
-        if watchers is None and self.on_end is None:
-            return
-        ended = Ended(
-            claim.invocation.id,
-            settle.status,
-            settle.result,
-            settle.result_ref,
-            settle.error,
-            settle.attempts,
-        )
         if self.on_end is not None:
             self.on_end(ended)
-        for watcher in watchers or ():
-            watcher(ended)
+        watchers = self._watchers.pop(ended.id, None)
+        if watchers is not None:
+            self._call(watchers, ended)
+
+    @staticmethod
+    def _call(watchers: Watcher | list[Watcher], ended: Ended) -> None:
+        if isinstance(watchers, list):
+            for watcher in watchers:
+                watcher(ended)
+        else:
+            watchers(ended)
 
     def _unrecorded(self, items: list[_Settling], error: BaseException) -> None:
         """The database could not record outcomes (a full disk): keep trying, since the functions have run,
@@ -600,19 +597,28 @@ class Dispatcher:
         """
         if isinstance(error, HeadraceError):
             self._unsettled.update(items)
-        self._on_error(
-            "outcomes could not be recorded; trying again", {"error": str(error), "count": len(items)}
-        )
-        self._spawn(self._record_later(items))
+        if not self._late:
+            self._spawn(self._record_late(error))
+        self._late += items
 
-    async def _record_later(self, items: list[_Settling]) -> None:
-        await self._clock.sleep(1.0)
-        self._record(items, self._clock.now())
+    async def _record_late(self, error: BaseException) -> None:
+        await self._clock.sleep(AGAIN_S)
+        late, self._late = self._late, []
+        self._on_error(
+            "outcomes could not be recorded; trying again", {"error": str(error), "count": len(late)}
+        )
+        now = self._clock.now()
+        plain = [item for item in late if not item.more]
+        if plain:
+            self._record(plain, now)
+        for item in late:
+            if item.more:
+                self._record([item], now)
 
     def _bury(self, held: _Running, claim: Claim, now: float) -> None:
         settle = stillborn(claim, held.spec, now=now)
         assert settle is not None
-        self._settle([_Settling([settle], held, Outcome("error", error=settle.error))], now)
+        self._settle([_Settling(settle, held, Outcome("error", error=settle.error))], now)
 
     def _destination(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
         target = destination_of(settle, spec)
@@ -691,12 +697,8 @@ class Dispatcher:
             return True
         if applied.refused is not None:
             raise applied.refused
-        for watcher in self._watchers.pop(id, ()):
-            watcher(
-                Ended(
-                    id, Status.CANCELLED, error={"code": "cancelled", "message": "cancelled before it began"}
-                )
-            )
+        error = {"code": "cancelled", "message": "cancelled before it began"}
+        self._call(self._watchers.pop(id, []), Ended(id, Status.CANCELLED, error=error))
         return True
 
     async def _cancel_ready(self, lane: Lane, claim: Claim, now: float) -> bool:
@@ -890,19 +892,13 @@ class Dispatcher:
 
     def tell_ended(self, record: Record) -> None:
         """An invocation that another node may have run has ended: those who wait for it learn how."""
-        id = record.invocation.id
-        watchers = self._watchers.pop(id, ())
-        result = record.result or b""
-        ended = Ended(id, record.status, result, record.result_ref, record.error, record.attempts)
-        if self.on_end is not None:
-            self.on_end(ended)
-        for watcher in watchers:
-            watcher(ended)
+        self._ended(Ended(record.invocation.id, record.status, record.result or b"", record.result_ref,
+                          record.error, record.attempts))  # fmt: skip
 
     async def _mark_long(self) -> None:
         while True:
             await self._clock.sleep(MARK_AFTER_S)
-            self._window.measure()
+            self._window.measure(self._token)
             if not self._running:
                 continue
             now = self._clock.now()
@@ -935,7 +931,7 @@ class Dispatcher:
 def _reach_ends(items: Iterable[_Settling], side: str) -> None:
     """The fault points of ends of attempts, by what they end as."""
     for item in items:
-        write = item.writes[0]
+        write = item.write
         settle = write.settle if isinstance(write, ChunkDone) else write
         if item.held.claim is not None and item.held.claim.invocation.job is not None:
             reach(f"chunk.{side}")

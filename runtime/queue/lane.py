@@ -143,6 +143,16 @@ class Rotation:
                 return lane
         return None
 
+    def turn(self, lane: Lane) -> int:
+        """How many invocations of the lane may run in a row, at least one; `lane` is what `peek` just
+        answered.
+        """
+        flow = lane.flow
+        if flow.limit is not None or flow.gate.limit is not None:
+            return 1  # each one may be the last
+        waiting = len(lane.ready)
+        return waiting if len(self._classes[lane.priority]) == 1 else min(waiting, lane.deficit)
+
     def take(self, lane: Lane) -> Claim:
         """The lane's first invocation; `lane` is what `peek` just answered."""
         lane.deficit -= 1

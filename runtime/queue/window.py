@@ -6,7 +6,7 @@ bytes; everything else waits in the store.
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace.runtime.clock import Clock
@@ -86,15 +86,20 @@ class Window:
             return 0
         return self._limit(flow) - flow.held - flow.coming
 
-    def take(self, claim: Claim) -> None:
-        """Hold a claim ready, unless it was made under an id that is no longer this node's."""
-        if claim.node != self._node:
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Hold claims ready, in this order, unless they were made under an id that is no longer this node's."""
+        lane: Lane | None = None
+        flow, priority = "", 0
+        if claims and claims[0].node != self._node:
             return
-        invocation = claim.invocation
-        lane = self.lane(self.flow(invocation.flow, invocation.function), invocation.priority)
-        lane.ready.append(claim)
-        if not lane.active:
-            self.rotation.offer(lane)
+        for claim in claims:
+            invocation = claim.invocation
+            if lane is None or invocation.flow != flow or invocation.priority != priority:
+                flow, priority = invocation.flow, invocation.priority
+                lane = self.lane(self.flow(flow, invocation.function), priority)
+            lane.ready.append(claim)
+            if not lane.active:
+                self.rotation.offer(lane)
 
     def waits(self, flow: Flow, *, priority: int, due_at: float) -> None:
         """Something of the flow waits in the store, claimed by nobody."""
@@ -135,17 +140,13 @@ class Window:
             size = min(size, self._spare + int(self._pace * AHEAD_S))
         return min(size, max(int(WINDOW_BYTES / flow.payload_bytes), URGENT))
 
-    def began(self, count: int) -> None:
-        """So many attempts were given to the pool."""
-        self._begun += count
-
-    def measure(self) -> None:
-        """Learn how fast work is begun here; called a few times a second."""
+    def measure(self, begun: int) -> None:
+        """Learn how fast work is begun here, from all that was begun so far; called a few times a second."""
         now = self._clock.monotonic()
         took = now - self._paced_at
         if took > 0:
-            self._pace += (self._begun / took - self._pace) * 0.5
-            self._begun, self._paced_at = 0, now
+            self._pace += ((begun - self._begun) / took - self._pace) * 0.5
+            self._begun, self._paced_at = begun, now
 
     def excess(self) -> list[Claim]:
         """Take out what is held beyond the limits, the last of each flow first."""
@@ -260,12 +261,6 @@ class Window:
             heapq.heappush(self._timers, (due, flow.name))
             self._timer_set.set()
 
-    async def _sleep_until(self, moment: float) -> None:
-        # A task begins a turn of the loop after it was made: how long to sleep is only right when asked here.
-        left = moment - self._clock.now()
-        if left > 0:
-            await self._clock.sleep(max(left, 0.001))
-
     async def run_timers(self) -> None:
         """Look at each flow again when it is due, until cancelled."""
         while True:
@@ -277,11 +272,15 @@ class Window:
                     flow.next_due = None
                     self.need(flow)
             self._timer_set.clear()
-            until = min(self._timers[0][0], now + 60.0) if self._timers else now + 60.0
-            sleeper = asyncio.ensure_future(self._sleep_until(until))
+            wait = min(max(self._timers[0][0] - now, 0.001), 60.0) if self._timers else 60.0
+            sleeper = asyncio.ensure_future(self._sleep_until(self._clock.monotonic() + wait))
             waiter = asyncio.ensure_future(self._timer_set.wait())
             try:
                 await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 sleeper.cancel()
                 waiter.cancel()
+
+    async def _sleep_until(self, moment: float) -> None:
+        # Time may have passed before this task has begun.
+        await self._clock.sleep(max(moment - self._clock.monotonic(), 0.0))

@@ -22,7 +22,8 @@ class Claims:
         self.leases: dict[str, float] = {}
         self.lost: list[Claim] = []
         """What an earlier process was running when it ended; `release_expired` reports it once."""
-        self._undo: list[tuple[int, Claim | None, bool]] = []
+        # An id was not held before and is to be again so; a claim was held and not marked; the rest in full.
+        self._undo: list[int | Claim | tuple[int, Claim | None, bool]] = []
         self._heads: dict[tuple[str, int], tuple[float, int]] = {}
 
     # ---- by a transaction: every change can be undone ----
@@ -36,7 +37,14 @@ class Claims:
         """Take back all changes since `mark`, the newest first."""
         undo = self._undo
         while len(undo) > mark:
-            id, claim, marked = undo.pop()
+            change = undo.pop()
+            if type(change) is int:
+                self.held.pop(change, None)
+                continue
+            if type(change) is Claim:
+                self.held[change.invocation.id] = change
+                continue
+            id, claim, marked = change  # type: ignore[misc]
             if claim is None:
                 self.held.pop(id, None)
             else:
@@ -58,15 +66,19 @@ class Claims:
 
     def hold(self, claim: Claim) -> None:
         id = claim.invocation.id
-        self._undo.append((id, self.held.get(id), id in self.marked))
+        before = self.held.get(id)
+        self._undo.append(id if before is None else (id, before, id in self.marked))
         self.held[id] = claim
 
     def drop(self, id: int) -> Claim | None:
         """End the claim of an invocation, if there is one."""
         claim = self.held.pop(id, None)
         if claim is not None:
-            self._undo.append((id, claim, id in self.marked))
-            self.marked.discard(id)
+            if id in self.marked:
+                self._undo.append((id, claim, True))
+                self.marked.discard(id)
+            else:
+                self._undo.append(claim)
         return claim
 
     def mark_running(self, id: int) -> None:

@@ -80,12 +80,22 @@ class LedgerRow(msgspec.Struct, kw_only=True):
 class QueueStore(Protocol):
     """What the dispatcher asks."""
 
-    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
+    def submit(
+        self,
+        writes: Sequence[Write],
+        done: Done,
+        *,
+        now: float,
+        on_disk: Callable[[], None] | None = None,
+    ) -> None:
         """Record `writes`, atomically; `done` is called on the event loop once they are durable.
 
         It gets one Applied a write, in order, or the error that kept the database from recording them. When
         one write is refused, none of the list is recorded, and each of the others answers with the same
         refusal. Lists are recorded in the order of the calls. Returns at once; never blocks the event loop.
+
+        `on_disk` spares a waiting thread one turn of the event loop: it is called before `done`, on a thread
+        of the store's own, once all of the list is durable and nothing of it was refused. It must be quick.
         """
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:

@@ -134,8 +134,15 @@ class SqliteStore:
 
     # ---- the queue ----
 
-    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
-        self._writer.submit(writes, done, now)
+    def submit(
+        self,
+        writes: Sequence[Write],
+        done: Done,
+        *,
+        now: float,
+        on_disk: Callable[[], None] | None = None,
+    ) -> None:
+        self._writer.submit(writes, done, now, on_disk)
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
         future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()

@@ -154,7 +154,14 @@ class Transaction:
         answers = []
         try:
             for write in writes:
-                self._gather_one(write, now, answers)
+                kind = type(write)
+                if kind is Settle:
+                    self._settle(write, now)  # type: ignore[arg-type]
+                    answers.append(PLAIN)
+                elif kind is Put:  # a usual one, or the list were not here
+                    answers.append(self.accept(write.invocation, write.node))  # type: ignore[union-attr]
+                else:
+                    self._gather_one(write, now, answers)
         except Refused as refused:
             self.claims.undo_to(mark)
             self._truncate(lengths)
@@ -262,7 +269,7 @@ class Transaction:
         self.tally.add(invocation.function, status - 1)
         if write.error is None and write.result_ref is None:
             self._settles_plain += (
-                invocation.id, int(status), write.attempts, write.started_at or None, now, write.result,
+                invocation.id, status, write.attempts, write.started_at or None, now, write.result,
             )  # fmt: skip
         else:
             self._settles.append(

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from headrace.runtime.clock import Clock
@@ -42,7 +43,7 @@ class _Call:
         self.run, self.future = run, future
 
 
-_Item = tuple[Sequence[Write], Done, float]
+_Item = tuple[Sequence[Write], Done, float, Callable[[], None] | None]
 
 
 class Writer:
@@ -63,8 +64,8 @@ class Writer:
         self._clock = clock
         self._cold = cold
         self._gather = gather
-        self._waiting: deque[_Item | _Call] = deque()
-        self._wake = threading.Event()
+        # None comes last: the end. A queue of C code: a `threading.Event` costs more than a short commit.
+        self._waiting: SimpleQueue[_Item | _Call | None] = SimpleQueue()
         self._stopping = False
         self.damage: DataDamaged | None = None
         """Once the file was found damaged nothing more is recorded or claimed: the answer is this error."""
@@ -76,17 +77,17 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, writes: Sequence[Write], done: Done, now: float) -> None:
+    def submit(
+        self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
+    ) -> None:
         if self.damage is not None:
             self._loop.call_soon(done, self.damage)
             return
-        if self._stopping or len(self._waiting) >= WAITING_MAX:
+        if self._stopping or self._waiting.qsize() >= WAITING_MAX:
             why = "the store is stopped" if self._stopping else "too many writes are waiting for the disk"
             self._loop.call_soon(done, StoreUnavailable(why))
             return
-        self._waiting.append((writes, done, now))
-        if not self._wake.is_set():
-            self._wake.set()
+        self._waiting.put((writes, done, now, on_disk))
 
     async def call(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """What `run` returns or raises, on the thread, after all that was submitted before."""
@@ -95,8 +96,7 @@ class Writer:
         if self.damage is not None:
             raise self.damage
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Call(run, future))
-        self._wake.set()
+        self._waiting.put(_Call(run, future))
         return await future
 
     async def stop(self) -> None:
@@ -104,7 +104,7 @@ class Writer:
         if self._stopping:
             return
         self._stopping = True
-        self._wake.set()
+        self._waiting.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
     def noticed(self, error: Exception) -> Exception:
@@ -117,41 +117,39 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._waiting.qsize()
 
     # ---- on the thread ----
 
     def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()  # before draining: what is appended from here on sets it again
-            stopping = self._stopping
-            while self._waiting:
-                self._step()
-            if stopping:
+        while (item := self._waiting.get()) is not None:
+            if not self._step(item):
                 return
 
-    def _step(self) -> None:
-        """Drain at most one transaction's worth, record it, and answer; then the calls that came with it."""
+    def _step(self, item: "_Item | _Call | None") -> bool:
+        """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
+        behind it. False at the end.
+        """
         waiting = self._waiting
         items: list[_Item] = []
-        call: _Call | None = None
         room = WRITES_MAX
-        while waiting and room > 0:
-            item = waiting.popleft()
-            if type(item) is _Call:
-                call = item
-                break
+        while item is not None and type(item) is not _Call:
             items.append(item)  # type: ignore[arg-type]
             room -= len(item[0])  # type: ignore[index]
+            if room <= 0 or waiting.empty():
+                self._answer(items, self._record(items))
+                return True
+            item = waiting.get_nowait()
         if items:
             self._answer(items, self._record(items))
-        if call is not None:
-            self._serve(call)
+        if item is None:
+            return False
+        self._serve(item)
+        return True
 
     def _record(self, items: list[_Item]) -> list[Answer]:
         began = self._clock.monotonic()
-        lists = [(writes, now) for writes, _, now in items]
+        lists = [(writes, now) for writes, _, now, _ in items]
         carefully = False
         transaction = Transaction(self._db, self._claims, self._cold, self._gather)
         while True:
@@ -183,7 +181,13 @@ class Writer:
         transaction.undo()
 
     def _answer(self, items: list[_Item], answers: list[Answer]) -> None:
-        self._on_loop(_deliver, [done for _, done, _ in items], answers)
+        for item, answer in zip(items, answers, strict=True):
+            if item[3] is not None and isinstance(answer, list) and answer[0].refused is None:
+                try:
+                    item[3]()
+                except Exception as error:  # one caller's mistake must not end the thread
+                    self._on_loop(_complain, error)
+        self._on_loop(_deliver, [item[1] for item in items], answers)
 
     def _serve(self, call: _Call) -> None:
         try:
@@ -209,9 +213,13 @@ def _deliver(dones: list[Done], answers: list[Answer]) -> None:
         try:
             done(answer)
         except Exception as error:  # one caller's mistake must not keep the others from their answers
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a caller failed on the answer to its writes", "exception": error}
-            )
+            _complain(error)
+
+
+def _complain(error: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "a caller failed on the answer to its writes", "exception": error}
+    )
 
 
 def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
