@@ -16,13 +16,15 @@ from typing import Any
 
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, HeadraceError, StoreUnavailable
+from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import calls, jobsteps, reads, steps
+from headrace.runtime.store import audit, calls, jobsteps, reads, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.holder import Holder
+from headrace.runtime.store.longread import LongReader
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
 from headrace.runtime.store.reads import Readers
 from headrace.runtime.store.version import SCHEMA
@@ -66,6 +68,7 @@ class SqliteStore:
         self._unchecked = False
         self._checking: asyncio.Task[None] | None = None
         self._checker_stops = threading.Event()
+        self._long = LongReader(self.path)
 
     # ---- life ----
 
@@ -80,6 +83,7 @@ class SqliteStore:
             self._holder.drop()
             raise
         self._running = (writer, Readers(self.path, writer.noticed))
+        self._long = LongReader(self.path)
         writer.start()
         if self._unchecked:
             self._checking = asyncio.get_running_loop().create_task(self._check_later(writer))
@@ -93,6 +97,7 @@ class SqliteStore:
             await asyncio.gather(self._checking, return_exceptions=True)
             self._checking = None
         await writer.stop()
+        await asyncio.to_thread(self._long.stop)
         await asyncio.to_thread(readers.stop)
         if self._db is not None:
             await asyncio.to_thread(self._db.close)
@@ -285,6 +290,14 @@ class SqliteStore:
 
     async def pause_schedule(self, name: str, *, paused: bool) -> None:
         await self._writer.call(lambda db: calls.pause_schedule(db, name, paused))
+
+    # ---- audits ----
+
+    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
+        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
+
+    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
+        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 
