@@ -291,8 +291,8 @@ class Case:
         assert len(parts) == JOB_PARTS
 
     def _check_runs(self, ended: dict[str, dict[str, Any]]) -> tuple[int, int]:
-        """A kill of the node may repeat what it was running, once and for free, and so may the loss of its lease
-        among others, on a machine that is too busy to renew it; nothing else may.
+        """A kill of the node may repeat what it was running, once and for free, and so may the loss of its
+        lease on a machine that is too busy to renew it; nothing else may.
         """
         lost = self.node.words().count("than its lease") + self.node.words().count("lease has run out")
         free = lost + (0 if self.in_worker else 1)

@@ -13,7 +13,7 @@ from crash_page import write_findings
 
 from headrace.runtime.fault import POINTS
 
-STORES = ["sqlite"]
+STORES = ["sqlite", "postgres"]
 
 
 @pytest.fixture(params=STORES)
