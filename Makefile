@@ -18,7 +18,7 @@ INSTALLED_DEMO := $(VENV)/.headrace-demo
 INSTALLED_DEV := $(VENV)/.headrace-dev
 
 .DEFAULT_GOAL := list
-.PHONY: list venv demo test test-full check format lint types bench minio clean
+.PHONY: list venv demo test test-full check format lint types bench reliability minio clean
 .DELETE_ON_ERROR:
 
 list: ## list the targets
@@ -52,6 +52,9 @@ types: $(INSTALLED_DEV) ## check the public names with pyright, strictly
 
 bench: $(INSTALLED_DEV) ## run the benchmarks and print their ratios
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+reliability: $(INSTALLED_DEV) ## kill a node at every named point, and write what was seen into docs/reliability.md
+	RELIABILITY_PAGE=docs/reliability.md $(BIN)/python -m pytest tests/fault/test_crash_matrix.py $(ARGS)
 
 minio: $(MINIO) ## build MinIO from source, once, for the tests that need one
 	@echo "MinIO is at $(CACHE_BIN)/minio"

@@ -542,7 +542,10 @@ class DataDamaged(Unusable):
     """The database is damaged: (path, what was found)."""
 
     code = "data_damaged"
-    hint = "Restore the file from a backup; nothing was changed."
+    hint = (
+        "Stop the node, and restore the file and the files beside it from a backup, or save what can be read"
+        " with `sqlite3 FILE .recover`. Nothing was changed since it was found."
+    )
 
     def __str__(self) -> str:
         return f"{self.args[0]} is damaged: {self.args[1]}"

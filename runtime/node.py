@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from headrace.runtime.clock import Clock, SystemClock
+from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
 from headrace.runtime.code import request_for, watched_folders
 from headrace.runtime.errors import (
     HeadraceError,
@@ -32,6 +32,7 @@ from headrace.runtime.errors import (
     ReadOnlyStorage,
     StorageFull,
 )
+from headrace.runtime.fault import problem as fault_problem
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, show_id
@@ -62,6 +63,8 @@ KEY_BATCHES = 200
 """Expired idempotency keys that are forgotten at once, and how often in a row."""
 COLLECT_S = 3600.0
 RELOAD_QUIET_S = 0.05
+CLOCK_BEHIND_S = 1.0
+LOGS_LOST = "what functions printed could not be kept"
 LOADER = "headrace.runtime.loading:load"
 CLIENT = "headrace.runtime.client:worker_client"
 
@@ -74,7 +77,8 @@ class Node:
     Args:
         settings: what the node was told.
         code: the loader's argument: what user code to run.
-        clock: time; the system's by default.
+        clock: the wall clock; the system's by default. Schedules go by it; the queue, leases and ids go by
+            `Node.clock`, which begins with it and is steady.
         listen: serve HTTP on the settings' host and port; without it, only this process reaches the node.
         on_output: told what each attempt printed, beside the logs.
     """
@@ -89,7 +93,8 @@ class Node:
         on_output: Callable[[str, str, Outcome], None] | None = None,
     ) -> None:
         self.settings = settings
-        self.clock: Clock = clock or SystemClock()
+        self.wall: Clock = clock or SystemClock()
+        self.clock = SteadyClock(self.wall, elapsed=machine_elapsed() if clock is None else None)
         self.manifest = Manifest(version="")
         self.url = ""
         self.secret = ""
@@ -103,6 +108,7 @@ class Node:
         self._pool: LocalPool | None = None
         self._loading: asyncio.Task[Manifest] | None = None
         self._old_pools: set[asyncio.Task[None]] = set()
+        self._lease: asyncio.Task[None] | None = None
         self._store: Store | None = None
         self._holder: Holder | None = None
         self._server: Any = None
@@ -122,6 +128,8 @@ class Node:
         are in `manifest`, and do not keep the node from starting.
         """
         settings = self.settings
+        if fault_problem:
+            raise InvalidSettings(fault_problem, "Unset it, unless this node is under test.")
         listener = _bind(settings.host, settings.port) if self._listen else None
         try:
             await self._open(listener)
@@ -147,6 +155,8 @@ class Node:
         )
         store.listen(membership.hear)
         await store.start()
+        if not store.shared:
+            self._go_on_from(await store.latest())
         self.ids = Ids(self.clock.now, node=await membership.join())
         tokens = self._tokens()
         if listener is not None:
@@ -198,8 +208,9 @@ class Node:
         await self.coordinator.start()
         await self._start_triggers()
         await membership.beat(self.dispatcher)
-        upkeep = (self._flush_logs(), self._expire(), self._collect())
-        for work in (membership.keep(self.dispatcher), *upkeep):
+        self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
+        self._lease.add_done_callback(self._reap)
+        for work in (self._flush_logs(), self._expire(), self._collect()):
             self._spawn(work)
         if store.shared:
             self._spawn(
@@ -209,6 +220,17 @@ class Node:
         self._write_node_file()
         self._unready = None
         self._spawn(self._deployed(self.manifest, loaded_at, self.clock.now()))
+
+    def _go_on_from(self, latest: float) -> None:
+        """Be not behind what the store has recorded."""
+        behind_s = latest - self.clock.now()
+        if behind_s > CLOCK_BEHIND_S:
+            _log.warning(
+                "the clock is behind what has been recorded; the queue goes on from there, schedules by the"
+                " clock",
+                behind_s=round(behind_s, 1),
+            )
+        self.clock.advance_to(latest)
 
     async def stop(self, *, grace_s: float | None = None) -> None:
         """Stop claiming, let what runs end for `grace_s` (default the setting `drain_s`), hand back the rest.
@@ -241,15 +263,21 @@ class Node:
             self._server = None
         if self._store is not None:
             if self._announced:  # a node that was refused the data must not take back another's word
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # gone already, or a disk that may only be read by now
                     (self.settings.data / "node.json").unlink()
+            if self._lease is not None:  # kept until here, so that nobody takes what runs while it drains
+                self._lease.cancel()
+                await asyncio.gather(self._lease, return_exceptions=True)
             await self._leave()
             await self._store.stop()
             self._store = None
         if self._holder is not None:
             self._holder.drop()
         if hasattr(self, "logs"):
-            await self.in_thread(self.logs.stop)
+            try:
+                await self.in_thread(self.logs.stop)
+            except HeadraceError as error:
+                self._report(LOGS_LOST, {"error": str(error)})
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _leave(self) -> None:
@@ -438,7 +466,7 @@ class Node:
             function=spec,
             objects=self.objects,
             state=self._store,
-            clock=self.clock,
+            clock=self.wall,
             chance=self._chance,
             accept=partial(self._accept, spec, kind),
             new_id=lambda: show_id(self.ids.next()),
@@ -491,9 +519,7 @@ class Node:
         path = self.settings.data / "token"
         try:
             if not path.exists():
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(secrets.token_urlsafe(32) + "\n")
+                _write_secret(path, secrets.token_urlsafe(32) + "\n")
             text = path.read_text().strip()
         except OSError as error:
             raise ReadOnlyStorage(str(path)) from error
@@ -519,7 +545,7 @@ class Node:
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
             in_thread=self.in_thread,
-            ready=lambda: self._unready,
+            ready=self._why_unready,
             health=self._health,
             report=self._report,
             limits=Limits(
@@ -547,6 +573,9 @@ class Node:
         )
         self._server = _Server(config)
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
+
+    def _why_unready(self) -> str | None:
+        return self._unready or (self._store.problem() if self._store is not None else None)
 
     def _health(self) -> dict[str, Any]:
         running, ready, calls = self.dispatcher.counts()
@@ -585,7 +614,10 @@ class Node:
             await self.clock.sleep(FLUSH_S)
             if self._logs_dirty:
                 self._logs_dirty = False
-                await self.in_thread(self.logs.flush)
+                try:
+                    await self.in_thread(self.logs.flush)
+                except HeadraceError as error:
+                    self._report(LOGS_LOST, {"error": str(error)})
 
     async def _control(self) -> None:
         """Do what operators, or functions, told other nodes."""
@@ -593,6 +625,7 @@ class Node:
 
     def _on_moment(self, moment: float) -> None:
         """What time it is for all nodes of the store."""
+        self.clock.follow(moment)
 
     async def _expire(self) -> None:
         kept = self.settings.kept
@@ -624,7 +657,8 @@ class Node:
             assert self._store is not None
             try:
                 survey = Survey(self._store, self.objects, in_thread=self.in_thread)
-                removed = await survey.collect(now=self.clock.now())
+                # The earlier of both: an object is dated by the wall clock, and a jump must not make it old.
+                removed = await survey.collect(now=min(self.wall.now(), self.clock.now()))
             except HeadraceError as error:
                 self._report("objects without a row could not be removed", {"error": str(error)})
             else:
@@ -810,6 +844,21 @@ def _make_folder(path: Path) -> None:
         if error.errno == 28:
             raise StorageFull(str(path)) from None
         raise ReadOnlyStorage(str(path)) from None
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a small file that only its owner may read; after a power cut it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _open_store(store: str, clock: Clock) -> Store:

@@ -42,7 +42,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # tests.
 OTHER_VARIABLES = {
     "HEADRACE_URL", "HEADRACE_TOKEN", "HEADRACE_CONFIG", "HEADRACE_DEBUG",
-    "HEADRACE_REQUIRE_SERVICES", "HEADRACE_MINIO",
+    "HEADRACE_REQUIRE_SERVICES", "HEADRACE_MINIO", "HEADRACE_FAULT", "HEADRACE_FAULT_ONCE",
 }  # fmt: skip
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*")

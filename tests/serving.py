@@ -98,13 +98,22 @@ class Serving:
 
     def start(self) -> Self:
         """Start the node and return when it is ready."""
+        self.launch()
+        return self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the node's process and wait for nothing."""
         assert self._process is None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env,
                 cwd=self._folder, start_new_session=True,
             )  # fmt: skip
+
+    def wait_ready(self) -> Self:
+        """Return when the node that was launched is ready. Raises AssertionError when it ends instead."""
         process = self._process
+        assert process is not None
 
         def ready() -> dict[str, Any] | None:
             if process.poll() is not None:

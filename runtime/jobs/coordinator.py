@@ -23,6 +23,7 @@ from headrace.runtime.errors import (
     UnknownJob,
     WrongState,
 )
+from headrace.runtime.fault import reach
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Invocation, Outcome, Record, Status
 from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels, stage_width
@@ -329,6 +330,7 @@ class Coordinator:
             return
         invocation = settle.claim.invocation
         if answer.parent is not None:
+            reach("reduce")
             self._dispatcher.wake(answer.parent.flow, answer.parent.function)
         assert invocation.job is not None
         place = msgspec.json.decode(invocation.payload, type=_Place)
@@ -479,7 +481,9 @@ class Coordinator:
         plan = {"size": found.get("size"), "sequential": bool(found.get("sequential")), "chunks": chunks}
         write = JobPlanned(job.id, 0, invocations, levels, plan, planned.invocation.index)
         self._dispatcher.forget_flow(flow)
+        reach("plan.before")
         [applied] = await self._store.apply([write], now=now)
+        reach("plan.after")
         if applied.refused is not None:
             raise applied.refused
         self._dispatcher.adopt(flow, name, limit=job.spec.max_concurrency)
@@ -694,7 +698,9 @@ class Coordinator:
             await self._dispatcher.hand_back(flow)
         moved = JobMoved(job.id, status, expected, now, result, result_ref, error, notes)
         try:
+            reach("final.before")
             [applied] = await self._store.apply([moved], now=now)
+            reach("final.after")
         except HeadraceError:
             self._dispatcher.adopt(flow, job.function, limit=job.spec.max_concurrency)  # it still is live
             raise

@@ -42,6 +42,11 @@ class Ids:
         return (self._tick << 22) | self._node | self._count
 
 
+def moment_of(id: int) -> float:
+    """When an id was made, in UTC epoch seconds; up to a millisecond early."""
+    return ((id >> 22) + BEGIN_MS) / 1000
+
+
 def show_id(number: int) -> str:
     """The id as users see it: 16 hexadecimal digits."""
     return f"{number:016x}"

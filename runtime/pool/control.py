@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.runtime import fault
 from headrace.runtime.clock import Clock
 from headrace.runtime.pool import capture, process
 from headrace.runtime.pool.code import Setup
@@ -35,6 +36,7 @@ _KEPT = (
     "VIRTUAL_ENV",
     "CONDA_PREFIX",
     "LD_LIBRARY_PATH",
+    *fault.VARIABLES,
 )
 _KEPT_PREFIXES = ("PYTHON", "LC_")
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM")

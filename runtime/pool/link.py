@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.runtime.fault import reach
 from headrace.runtime.model.attempt import Attempt
 from headrace.runtime.pool import capture
 from headrace.runtime.pool.frame import FrameReader, decode, pack
@@ -189,6 +190,7 @@ class Link:
             sent = 0
         except OSError:
             return  # the worker is gone; its end is reported by the zygote
+        reach("send")
         if sent < len(frame):
             self._unsent += memoryview(frame)[sent:]
             assert self._loop is not None

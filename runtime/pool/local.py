@@ -19,6 +19,7 @@ import structlog
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import PayloadTooLarge, WorkerCrashed
+from headrace.runtime.fault import reach
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import LoadError, Manifest
@@ -319,6 +320,7 @@ class LocalPool:
         )
 
     def _report(self, reports: list[Report]) -> None:
+        reach("result.receive")
         self._events.reports(reports)
         if self._stopping:
             if not any(link.held for link in self._links.values()):

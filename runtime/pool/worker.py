@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPayload
+from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.pool import capture, limits, process
@@ -108,6 +109,7 @@ class Worker:
             if not data:
                 os._exit(0)
             for groups in reader.feed(data):
+                reach("start")
                 self._flushed_at = time.monotonic()
                 for function, timeout_s, memory_bytes, items in groups:
                     self._run_group(function, timeout_s, memory_bytes, items)
@@ -140,11 +142,15 @@ class Worker:
                     reals[STARTED] = started  # from here on SIGTERM may raise TimedOut
                     if payload_ref is not None:
                         payload = self._fetch(payload_ref)
+                    if armed:
+                        reach("run.before")
                     value = entry(_decode(payload), context)
                     if value.__class__ is CoroutineType:
                         value = self._await(value)
                     if forked:
                         os._exit(0)
+                    if armed:
+                        reach("run.after")
                     data = encode_result(value)
                     if len(data) > RESULT_BYTES_INLINE:
                         data, ref = self._store_result(data, invocation_id, attempt)
@@ -214,6 +220,7 @@ class Worker:
     def _flush(self) -> None:
         if not self._count:
             return
+        reach("result.send")
         page = self._page
         self._send(wrap(_ARRAY32 + self._count.to_bytes(4, "big") + bytes(page.results[: self._used])))
         self._used = self._count = 0

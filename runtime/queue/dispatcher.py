@@ -24,6 +24,7 @@ from headrace.runtime.errors import (
     UnknownFunction,
     WrongState,
 )
+from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import Ids
 from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Record, Status
@@ -415,6 +416,7 @@ class Dispatcher:
                     window.refill(flow)
             done(result)
 
+        reach("accept")
         self._store.submit([*before, *puts] if before else puts, committed, now=now, on_disk=on_disk)
 
     async def accept(self, puts: list[Put], *, before: Sequence[Write] = ()) -> list[Applied]:
@@ -591,6 +593,8 @@ class Dispatcher:
         for flow in touched:
             self._window.offer(flow)
         if settles:
+            if armed:
+                _reach_ends(settles, "before")
             self._settle(settles, now)
         self.dispatch()
 
@@ -643,6 +647,8 @@ class Dispatcher:
                 for item in items:  # one refusal undoes its whole list: record the others by themselves
                     self._record([item], now)
                 return
+            if armed:
+                _reach_ends(items, "after")
             if self._unsettled:
                 self._unsettled.difference_update(items)
                 if not self._unsettled:
@@ -1240,6 +1246,21 @@ class Dispatcher:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_error("the dispatcher failed", {"error": f"{type(error).__name__}: {error}"})
+
+
+def _reach_ends(items: Iterable[_Settling], side: str) -> None:
+    """The fault points of ends of attempts, by what they end as."""
+    for item in items:
+        write = item.write
+        settle = write.settle if isinstance(write, ChunkDone) else write
+        if item.held.claim is not None and item.held.claim.invocation.job is not None:
+            reach(f"chunk.{side}")
+        elif isinstance(write, Retry):
+            reach(f"retry.{side}")
+        elif isinstance(settle, Settle) and settle.status is Status.DEAD:
+            reach(f"dead.{side}")
+        else:
+            reach(f"complete.{side}")
 
 
 def _ignore(result: list[Applied] | BaseException) -> None:

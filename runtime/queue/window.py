@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import StoreUnavailable
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.fault import reach
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import KEY_MARK, flow_of, key_of
 from headrace.runtime.queue.lane import Flow, FunctionGate, Lane, Rotation
@@ -25,6 +26,9 @@ WINDOW_BYTES = 16 << 20
 
 LOAD = 2_048
 """Claims loaded at a time."""
+
+LOAD_AGAIN_S = 1.0
+"""How long after a failure the store is asked again."""
 
 AHEAD_S = 0.25
 """How much work, in seconds at its present pace, a node claims ahead of its workers while it has peers."""
@@ -318,9 +322,14 @@ class Window:
             claims = await self._store.claim(
                 self._node, flow=flow.name, limit=limit, now=now, function=flow.gate.name
             )
+            if claims:
+                reach("claim")
             if len(claims) >= limit:
                 flow.more = True
-            if not flow.more or (flow.urgent is not None and claims[-1].invocation.priority < flow.urgent):
+            # Something may have come while this was asked: then `more` stands although nothing was found.
+            if not flow.more or (
+                claims and flow.urgent is not None and claims[-1].invocation.priority < flow.urgent
+            ):
                 flow.urgent = None
             moved = claims and claims[0].node != self._node
             if not self.open or flow.closed or flow.gate.shut or moved:
@@ -340,12 +349,12 @@ class Window:
                 due = await self._store.next_due(flow.name, now=now)
                 if due is not None:
                     self.wake_at(flow.name, flow.gate.name, due)
-        except StoreUnavailable as error:
+        except Exception as error:  # the outermost of this task: a flow that is given up would wait for ever
             flow.more = True
-            self._on_error(
-                "the queue could not be read; trying again", {"flow": flow.name, "error": str(error)}
-            )
-            self.wake_at(flow.name, flow.gate.name, self._clock.now() + 1.0)
+            shown = str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+            self._on_error("the queue could not be read; trying again", {"flow": flow.name, "error": shown})
+            self.wake_at(flow.name, flow.gate.name, self._clock.now() + LOAD_AGAIN_S)
+            return
         finally:
             flow.loading = None
         if flow.more:

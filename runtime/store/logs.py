@@ -165,7 +165,8 @@ class LogStore:
                 self.dropped += len(segment.pairs) - kept
                 del segment.pairs[kept:]
                 segment.size = begin
-                os.ftruncate(self._fd, begin)
+                with contextlib.suppress(OSError):  # a disk that became read-only
+                    os.ftruncate(self._fd, begin)
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
                 raise (StorageFull if full else ReadOnlyStorage)(str(self._folder)) from error
 

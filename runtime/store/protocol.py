@@ -302,6 +302,12 @@ class Store(QueueStore, InvocationStore, JobStore, TriggerStore, AuditStore, Pro
         Raises DataInUse, DataTooNew, DataDamaged, ReadOnlyStorage.
         """
 
+    def problem(self) -> str | None:
+        """Why nothing can be recorded any more until an operator acts; None while all is well."""
+
+    async def latest(self) -> float:
+        """The newest moment of which the store has an id, in UTC epoch seconds; 0.0 when it has none."""
+
     async def stop(self) -> None:
         """Record what was submitted, then close. Twice is harmless."""
 

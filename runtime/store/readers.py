@@ -21,10 +21,11 @@ THREADS = 2
 
 
 class Readers:
-    """A few threads, each with a read-only connection."""
+    """A few threads, each with a read-only connection. `noticed` is handed each error of the database."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, noticed: Callable[[Exception], Exception]) -> None:
         self._path = path
+        self._noticed = noticed
         self._own = threading.local()
         self._opened: list[SqliteDatabase] = []
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
@@ -61,4 +62,4 @@ class Readers:
                 self._opened.append(db)
             return question(db)
         except sqlite3.Error as error:
-            raise fault(error, str(self._path)) from error
+            raise self._noticed(fault(error, str(self._path))) from error

@@ -5,6 +5,7 @@ Imports the floor and its own room. Plain functions over a connection that sees 
 
 from collections.abc import Sequence
 
+from headrace.runtime.model.ids import moment_of
 from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.store.database import POSTGRESQL, Database
@@ -16,6 +17,12 @@ from headrace.runtime.store.tally import BOOK_NAMES
 _FLOWS_MAX = 1_000
 _FLOWS_ALL = 1 << 62
 _OLDEST_OF = 200
+
+
+def latest(db: Database) -> float:
+    """The moment of the newest id."""
+    ids = [db.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("invocation", "job")]
+    return max((moment_of(id) for id in ids if id is not None), default=0.0)
 
 
 # ---- invocations ----

@@ -8,13 +8,14 @@ MarkRunning names are.
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from headrace.runtime.clock import Clock, SystemClock
-from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.errors import DataDamaged, DataTooNew, HeadraceError, StoreUnavailable
 from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
@@ -36,6 +37,13 @@ _JOURNAL_BYTES = 64 << 20
 _CACHE_KIB = 32 << 10
 _BUSY_S = 5.0
 _STATEMENTS = 128
+
+# A look through every page reads a gigabyte in a second when the file is cached. What is small enough is
+# looked through at each start; after a kill, when there is reason to, far more is; what is larger still,
+# beside the work.
+_CHECKED_BYTES = 128 << 20
+_CHECKED_AFTER_KILL_BYTES = 2 << 30
+_CHECK_STEPS = 100_000
 
 
 class SqliteStore:
@@ -59,6 +67,9 @@ class SqliteStore:
         self._claims = Claims()
         self._db: SqliteDatabase | None = None
         self._running: tuple[Writer, Readers] | None = None
+        self._unchecked = False
+        self._checking: asyncio.Task[None] | None = None
+        self._checker_stops = threading.Event()
         self._long = LongReader(self.path)
 
     # ---- life ----
@@ -73,14 +84,20 @@ class SqliteStore:
         except BaseException:
             self._holder.drop()
             raise
-        self._running = (writer, Readers(self.path))
+        self._running = (writer, Readers(self.path, writer.noticed))
         self._long = LongReader(self.path)
         writer.start()
+        if self._unchecked:
+            self._checking = asyncio.get_running_loop().create_task(self._check_later(writer))
 
     async def stop(self) -> None:
         if self._running is None:
             return
         (writer, readers), self._running = self._running, None
+        if self._checking is not None:
+            self._checker_stops.set()
+            await asyncio.gather(self._checking, return_exceptions=True)
+            self._checking = None
         await writer.stop()
         await asyncio.to_thread(self._long.stop)
         await asyncio.to_thread(readers.stop)
@@ -93,6 +110,13 @@ class SqliteStore:
     def lock_fd(self) -> int | None:
         """The lock's descriptor while started: a child that inherits it keeps other nodes from the data."""
         return self._holder.fd
+
+    def problem(self) -> str | None:
+        damage = self._running[0].damage if self._running is not None else None
+        return None if damage is None else str(damage)
+
+    async def latest(self) -> float:
+        return await self._readers.ask(reads.latest)
 
     async def health(self) -> dict[str, Any]:
         def ask(db: Database) -> dict[str, Any]:
@@ -310,13 +334,17 @@ class SqliteStore:
         """Open, make or migrate, and recover; on a thread, since each step may wait for the disk."""
         if sqlite3.sqlite_version_info < (3, 33):
             raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 or newer is needed")
+        was_killed = _size(self.path.with_name(self.path.name + "-wal")) > 0  # who closes it leaves none
         try:
             db = sqlite3.connect(self.path, factory=self._connection, isolation_level=None, timeout=_BUSY_S,
                                  check_same_thread=False, cached_statements=_STATEMENTS)  # fmt: skip
         except sqlite3.Error as error:
             raise fault(error, str(self.path)) from error
         try:
-            db = self._ready(db)
+            db = self._ready(
+                db, _size(self.path) <= (_CHECKED_AFTER_KILL_BYTES if was_killed else _CHECKED_BYTES)
+            )
+            self._unchecked = was_killed and _size(self.path) > _CHECKED_AFTER_KILL_BYTES
             self._claims = Claims()
             self._claims.lost = calls.recover(db)
         except BaseException as error:
@@ -326,12 +354,30 @@ class SqliteStore:
             raise
         return db
 
-    def _ready(self, db: SqliteDatabase) -> SqliteDatabase:
+    async def _check_later(self, writer: Writer) -> None:
+        """Look through a file that is too large to be looked through before the start."""
+        with contextlib.suppress(HeadraceError):  # what it finds is noticed, and each caller's answer
+            await asyncio.to_thread(self._check_beside, writer)
+
+    def _check_beside(self, writer: Writer) -> None:
+        with contextlib.closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            db.set_progress_handler(lambda: int(self._checker_stops.is_set()), _CHECK_STEPS)
+            try:
+                _check(db, self.path)
+            except DataDamaged as error:
+                raise writer.noticed(error) from error
+            except sqlite3.Error as error:
+                if not self._checker_stops.is_set():
+                    raise writer.noticed(fault(error, str(self.path))) from error
+
+    def _ready(self, db: SqliteDatabase, checked: bool) -> SqliteDatabase:
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
+        if checked:
+            _check(db, self.path)
         tables = {name for [name] in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             fresh = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
@@ -350,6 +396,13 @@ class SqliteStore:
 
             upgrade(self.path)
         return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Look at the structure of every page. Raises DataDamaged, or sqlite3.DatabaseError."""
+    [found] = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise DataDamaged(str(path), " ".join(str(found).split()))
 
 
 def _size(path: Path) -> int:

@@ -8,6 +8,8 @@ in one order by construction.
 
 import asyncio
 import contextlib
+import errno
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
+from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
 from headrace.runtime.store.answers import Answers, Item
 from headrace.runtime.store.claims import Claims
@@ -64,6 +67,8 @@ class Writer:
         # None comes last: the end. A queue of C code: a `threading.Event` costs more than a short commit.
         self._waiting: SimpleQueue[Item | _Call | None] = SimpleQueue()
         self._stopping = False
+        self.damage: DataDamaged | None = None
+        """Once the file was found damaged nothing more is recorded or claimed: the answer is this error."""
         self._loop = asyncio.get_running_loop()
         self._answers = Answers(self._loop)
         self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
@@ -76,6 +81,9 @@ class Writer:
     def submit(
         self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
     ) -> None:
+        if self.damage is not None:
+            self._loop.call_soon(done, self.damage)
+            return
         if self._stopping or self._waiting.qsize() >= WAITING_MAX:
             why = "the store is stopped" if self._stopping else "too many writes are waiting for the disk"
             self._loop.call_soon(done, StoreUnavailable(why))
@@ -86,6 +94,8 @@ class Writer:
         """What `run` returns or raises, on the thread, after all that was submitted before."""
         if self._stopping:
             raise StoreUnavailable("the store is stopped")
+        if self.damage is not None:
+            raise self.damage
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting.put(_Call(run, future))
         return await future
@@ -97,6 +107,14 @@ class Writer:
         self._stopping = True
         self._waiting.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
+
+    def noticed(self, error: Exception) -> Exception:
+        """The same error; when it says that the file is damaged, nothing more is done with the file. Any
+        thread may notice.
+        """
+        if isinstance(error, DataDamaged) and self.damage is None:
+            self.damage = error
+        return error
 
     @property
     def waiting(self) -> int:
@@ -140,13 +158,15 @@ class Writer:
                 self._db.execute("BEGIN IMMEDIATE")
                 answers = transaction.run(lists, carefully=carefully)
                 transaction.close()
+                reach("commit.before")
                 self._db.execute("COMMIT")
+                reach("commit.after")
             except Exception as error:
                 self._back_out(transaction)
                 if not carefully and not _database_fault(error):
                     carefully = True  # one list spoils the others' statements: give each its own
                     continue
-                answers = [fault(error, self._path)] * len(items)
+                answers = [self.noticed(fault(error, self._path))] * len(items)
             else:
                 self._claims.committed()
                 self.commits += 1
@@ -169,7 +189,7 @@ class Writer:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
             self._claims.undo_to(0)
-            self._answers.failure(call.future, fault(error, self._path))
+            self._answers.failure(call.future, self.noticed(fault(error, self._path)))
         else:
             self._claims.committed()
             self._answers.result(call.future, result)
@@ -192,16 +212,29 @@ _FULL = 13
 _NO_ROOM = (778, 4874)
 
 
+def _is_read_only(path: str) -> bool:
+    """Whether nothing can be made beside the file: the kernel may refuse that once it has found errors,
+    without saying of the file system that it is read-only; only an attempt tells.
+    """
+    probe = f"{path}.probe"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
+        os.unlink(probe)
+    except OSError as error:
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return False
+
+
 def fault(error: Exception, path: str) -> Exception:
     """The error of our tree for what SQLite reports; anything else is returned as it is."""
     if not isinstance(error, sqlite3.Error):
         return error
     code = getattr(error, "sqlite_errorcode", 0)
     made: HeadraceError
-    if code & 0xFF == _FULL or code in _NO_ROOM:
-        made = StorageFull(path)
-    elif code & 0xFF in _READ_ONLY:
+    if code & 0xFF in _READ_ONLY or (code in _NO_ROOM and _is_read_only(path)):
         made = ReadOnlyStorage(path)
+    elif code & 0xFF == _FULL or code in _NO_ROOM:
+        made = StorageFull(path)
     elif code & 0xFF in _DAMAGED:
         made = DataDamaged(path, str(error))
     else:

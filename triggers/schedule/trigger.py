@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from headrace.runtime.errors import Duplicate, InvalidFunction, Retryable
+from headrace.runtime.fault import reach
 from headrace.runtime.model.event import ScheduleEvent
 from headrace.runtime.model.write import CursorMoved, Fired
 from headrace.runtime.trigger import Route, Source, TriggerContext
@@ -299,7 +300,9 @@ class ScheduleSource:
         definition = self._schedule.definition
         state = await self._state()
         if await context.state.cursor(self._cursor) != definition:
+            reach("cursor.before")
             await context.accept([], [CursorMoved(self._cursor, definition)])
+            reach("cursor.after")
         after: float = state.anchor if state.last_due_at is None else max(state.anchor, state.last_due_at)
         if after > clock.now() + 86_400:
             self._report(
@@ -373,7 +376,9 @@ class ScheduleSource:
         wait_s = 1.0
         while True:
             try:
+                reach("fire.before")
                 await context.accept([event], [Fired(self._name, due, generation)])
+                reach("fire.after")
             except Duplicate:
                 return  # another node was first, or has a newer definition
             except Retryable as error:

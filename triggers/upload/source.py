@@ -24,6 +24,7 @@ from enum import Enum, auto
 import msgspec
 
 from headrace.runtime.errors import Duplicate, InvalidFunction, NoSuchObject, Retryable, Throttled
+from headrace.runtime.fault import reach
 from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.model.write import CursorMoved, Forget, Seen
 from headrace.runtime.objects.folder import FolderStore
@@ -157,7 +158,9 @@ class UploadSource:
                     old = [info for info in found.new if before is None or not before.covers(info)]
                     finished, _ = await context.in_thread(self._finished, old, _Proof.NOT_OPEN)
                     passed += await self._pass_over(finished)
+        reach("cursor.before")
         await context.accept([], [CursorMoved(cursor, value)])
+        reach("cursor.after")
         self._begun = True
         if passed:
             self._report("objects that were there before the trigger are skipped", count=passed)
@@ -264,7 +267,9 @@ class UploadSource:
                 time=_iso(info.modified_at),
                 version_id=info.version_id,
             )
+            reach("ledger.before")
             await self._context.accept([event], [self._seen(info, listed=listed)])
+            reach("ledger.after")
 
         for attempt in itertools.count():
             with self._reporting("an upload was not accepted", key=key):

@@ -82,6 +82,13 @@ class PostgresStore:
         """Several nodes may share the database, so nothing keeps others out."""
         return None
 
+    def problem(self) -> None:
+        """A server that fails is asked again: nothing is given up."""
+        return None
+
+    async def latest(self) -> float:
+        return await self._readers.ask(reads.latest)
+
     async def health(self) -> dict[str, Any]:
         def ask(db: PostgresDatabase) -> dict[str, Any]:
             facts: dict[str, str] = dict(

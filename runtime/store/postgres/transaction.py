@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 
 from headrace.runtime.errors import Duplicate
+from headrace.runtime.fault import reach
 from headrace.runtime.model.invocation import Claim, Invocation, Status
 from headrace.runtime.model.write import (
     Applied,
@@ -187,7 +188,9 @@ class Transaction:
             self._write_at_once()
         else:
             self._write(last=True)
+            reach("commit.before")
             self.db.commit()
+        reach("commit.after")
 
     def _apart(self, writes: Sequence[Write], now: float) -> Answer:
         """Write a list inside a savepoint; what goes wrong with it alone is its answer."""
@@ -400,6 +403,7 @@ class Transaction:
             else:
                 parts.append(f"counted AS ({text})")
                 values += columns
+        reach("commit.before")
         try:
             self.db.commit_one(parts, f"SELECT {', '.join(answer)}", [*values, *last])
         except psycopg.errors.DivisionByZero:
