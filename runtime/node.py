@@ -51,10 +51,12 @@ from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
+from headrace.runtime.store.survey import Survey
 from headrace.runtime.trigger import Source, Trigger, TriggerContext
 
 THREADS = 8
 FLUSH_S = 0.2
+COLLECT_S = 3600.0
 RELOAD_QUIET_S = 0.05
 LOADER = "headrace.runtime.loading:load"
 CLIENT = "headrace.runtime.client:worker_client"
@@ -190,7 +192,8 @@ class Node:
         await self.coordinator.start()
         await self._start_triggers()
         await membership.beat(self.dispatcher)
-        for work in (membership.keep(self.dispatcher), self._flush_logs(), self._expire()):
+        upkeep = (self._flush_logs(), self._expire(), self._collect())
+        for work in (membership.keep(self.dispatcher), *upkeep):
             self._spawn(work)
         if store.shared:
             self._spawn(
@@ -573,6 +576,20 @@ class Node:
                 await self.in_thread(self.logs.expire, before=now - kept.logs_s, bytes_max=kept.logs_bytes)
             except HeadraceError as error:
                 self._report("what is out of date could not be removed", {"error": str(error)})
+
+    async def _collect(self) -> None:
+        """Remove the objects of the system bucket that no row names: lost attempts leave them."""
+        while True:
+            await self.clock.sleep(COLLECT_S)
+            assert self._store is not None
+            try:
+                survey = Survey(self._store, self.objects, in_thread=self.in_thread)
+                removed = await survey.collect(now=self.clock.now())
+            except HeadraceError as error:
+                self._report("objects without a row could not be removed", {"error": str(error)})
+            else:
+                if removed:
+                    _log.info("objects without a row were removed", objects=removed)
 
     def _report(self, message: str, details: Mapping[str, Any]) -> None:
         _log.error(message, **dict(details))

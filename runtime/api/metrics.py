@@ -48,6 +48,24 @@ async def metrics(services: Services, api: Api) -> tuple[bytes, str]:
         for name, entry in books["functions"].items():
             gauge.add_metric([name], entry[key])
         families.append(gauge)
+    removed = CounterMetricFamily(
+        "headrace_invocations_removed",
+        "Ended invocations whose rows retention or a new plan has removed.",
+        labels=["function", "status"],
+    )
+    for name, entry in books["functions"].items():
+        for status, count in entry["removed"].items():
+            removed.add_metric([name, status], count)
+    families.append(removed)
+    verdict = api.verifier.last
+    if verdict is not None:
+        for name, text, value in (
+            ("balanced", "1 if the last verification of all found no problem, else 0.", verdict.balanced),
+            ("checked_timestamp_seconds", "When that verification began.", verdict.at),
+            ("checked_rows", "How many rows it read.", verdict.audit.checked_rows),
+            ("problems", "How many problems it found.", sum(verdict.found.values())),
+        ):
+            families.append(GaugeMetricFamily(f"headrace_books_{name}", text, value=float(value)))
     sync = CounterMetricFamily(
         "headrace_sync_calls", "Synchronous calls by how they ended.", labels=["function", "outcome"]
     )

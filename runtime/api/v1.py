@@ -26,6 +26,7 @@ from headrace.runtime.errors import (
     UnknownInvocation,
     WrongState,
 )
+from headrace.runtime.model.audit import ENDS
 from headrace.runtime.model.ids import read_id, show_id
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import ENDED
@@ -34,11 +35,13 @@ from headrace.runtime.model.write import Redrive
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.store.verify import NAMED_MAX, Verifier
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 PIECE_BYTES = 1 << 20
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 ANSWER_BYTES_MAX = 64 << 20
+NAMED_LIMIT_MAX = 10_000
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -52,6 +55,15 @@ class Api:
     def __init__(self, services: Services, calls: Calls) -> None:
         self._services = services
         self._calls = calls
+        self._verifier: Verifier | None = None
+
+    @property
+    def verifier(self) -> Verifier:
+        """What verifies the node's store and objects, and remembers the last verdict."""
+        if self._verifier is None:
+            of = self._services
+            self._verifier = Verifier(of.store, of.objects, clock=of.clock, in_thread=of.in_thread)
+        return self._verifier
 
     def app(self) -> Starlette:
         """All of them as one application."""
@@ -64,6 +76,7 @@ class Api:
             on("GET", "/v1/invocations/{id}/logs", self.invocation_logs, "read"),
             on("GET", "/v1/logs", self.logs, "read"),
             on("GET", "/v1/stats", self.stats, "read"),
+            on("GET", "/v1/verify", self.verify, "read"),
             on("GET", "/v1/functions", self.functions, "read"),
             on("GET", "/v1/functions/{name}", self.function, "read"),
             on("POST", "/v1/functions/{name}/pause", self.pause, "write"),
@@ -246,6 +259,9 @@ class Api:
                     "deduplicated",
                 )
             }
+            entry["removed"] = {
+                end: getattr(found, f"removed_{end}") if found is not None else 0 for end in ENDS
+            }
             # A short claim is not written: what the pool holds of the waiting ones is running.
             unwritten = min(max(running.get(name, 0) - entry["running"], 0), entry["waiting"])
             entry["waiting"] -= unwritten
@@ -270,8 +286,8 @@ class Api:
         total: dict[str, Any] = {}
         for entry in functions.values():
             for key, value in entry.items():
-                if key == "sync":
-                    at = total.setdefault("sync", {})
+                if isinstance(value, dict):
+                    at = total.setdefault(key, {})
                     for name, count in value.items():
                         at[name] = at.get(name, 0) + count
                 elif key == "oldest_waiting_s":
@@ -279,6 +295,19 @@ class Api:
                 else:
                     total[key] = total.get(key, 0) + value
         return {"total": total, "functions": functions}
+
+    async def verify(self, request: Request) -> Response:
+        query = request.query_params
+        objects = query.get("objects") or "true"
+        if objects not in ("true", "false"):
+            raise BadRequest(f"objects is {objects!r}", "It is true or false.")
+        text = query.get("limit") or str(NAMED_MAX)
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= NAMED_LIMIT_MAX:
+            raise BadRequest(f"limit is {text!r}", f"It must be a whole number, 1 to {NAMED_LIMIT_MAX:,}.")
+        verdict = await self.verifier.verify(
+            function=query.get("function"), objects=objects == "true", limit=int(text)
+        )
+        return answer(verdict.document())
 
     async def functions(self, request: Request) -> Response:
         manifest = self._services.manifest

@@ -108,6 +108,10 @@ class AsyncClient:
         """Counters."""
         return await self._run(self._client.stats)
 
+    async def verify(self, *, objects: bool = True, function: str | None = None, limit: int = 100) -> Json:
+        """Whether nothing that was accepted is unaccounted for."""
+        return await self._run(self._client.verify, objects=objects, function=function, limit=limit)
+
     async def invocation(self, id: str, *, wait_s: float = 0.0) -> Json:
         """One invocation's record."""
         return await self._run(self._client.invocation, id, wait_s=wait_s)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PAGE = 200
 POLL_S = 20.0
+VERIFY_S = 86_400.0  # every row is read; a peer that is gone is found by the system's probes
 READ_BYTES = 1 << 20
 OBJECT_BYTES_MAX = 1 << 30  # in memory; larger ones are read into a file
 
@@ -212,6 +213,22 @@ class Client:
     def stats(self) -> Json:
         """Counters: `{"total": {…}, "functions": {name: {…}}}`."""
         return self._get("/v1/stats")
+
+    def verify(self, *, objects: bool = True, function: str | None = None, limit: int = 100) -> Json:
+        """Whether nothing that was accepted is unaccounted for: `{"balanced", "total", "functions",
+        "problems", "found", "objects", "checked_rows", "at", "seconds"}`.
+
+        Reads every row, which takes a few seconds for each million.
+
+        Args:
+            objects: also ask for every object that a row names.
+            function: only this function's books and rows, and no objects.
+            limit: how many problems of each kind are named; all are counted in `found`.
+        """
+        query = {"objects": str(objects).lower(), "function": function, "limit": str(limit)}
+        asked = {name: value for name, value in query.items() if value is not None}
+        document: Json = json.loads(self._ok("GET", "/v1/verify", query=asked, timeout_s=VERIFY_S).body)
+        return document
 
     # ---- invocations ----
 

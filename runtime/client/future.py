@@ -33,9 +33,9 @@ class InvocationFuture(Future[Any]):
     accepted.
     """
 
-    # The base class makes a condition and two lists for every future, which costs more than all else about
-    # a short invocation, and the garbage collector has to look at them besides. Here they are made when
-    # somebody first waits; until then all fields but two are the class's, with the values the base would set.
+    # The base class makes a condition and two lists for every future, which costs more than all else about a
+    # short invocation, and what it costs the garbage collector besides. Here they are made when somebody
+    # first waits; until then all fields but two are the class's, with the values that the base would set.
     _made: threading.Condition | None = None
     _state = _PENDING
     _result: Any = None

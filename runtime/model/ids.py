@@ -9,7 +9,9 @@ inserts cheap.
 import re
 from collections.abc import Callable
 
-_BEGIN_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z
+BEGIN_MS = 1_704_067_200_000
+"""2024-01-01T00:00:00Z, in epoch milliseconds: where the ids' time begins."""
+
 _SHOWN = re.compile(r"[0-9a-fA-F]{1,16}")
 
 
@@ -28,7 +30,7 @@ class Ids:
 
     def next(self, now: float | None = None) -> int:
         """A new id, greater than every earlier one of this source. `now` saves asking for the time again."""
-        tick = int((self._now() if now is None else now) * 1000) - _BEGIN_MS
+        tick = int((self._now() if now is None else now) * 1000) - BEGIN_MS
         if tick > self._tick:
             self._tick, self._count = tick, 0
         else:

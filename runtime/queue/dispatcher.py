@@ -51,6 +51,9 @@ UNCOMMITTED_MAX = 100_000
 MARK_AFTER_S = 0.1
 """A claim that runs longer is recorded, so that an event which takes the node down spends its attempts."""
 
+AGAIN_S = 1.0
+"""How long ends wait that the database could not record, before it is asked again."""
+
 IDEMPOTENCY_S = 24 * 3600.0
 
 
@@ -131,6 +134,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncommitted = 0
         self._unsettled: set[_Settling] = set()
+        self._late: list[_Settling] = []
         self._accepting = True
         self._window = Window(
             store,
@@ -408,7 +412,6 @@ class Dispatcher:
             return
         rotation, running, tokens = window.rotation, self._running, self._tokens
         now = self._clock.now()
-        begun = 0
         while (lane := rotation.peek()) is not None:
             flow, ready = lane.flow, lane.ready
             for _ in range(rotation.turn(lane)):
@@ -435,17 +438,14 @@ class Dispatcher:
                     invocation.payload_ref,
                 )
                 if not pool.offer(attempt):
-                    window.began(begun)
                     return
                 rotation.take(lane)
-                begun += 1
                 running[token] = _Running(invocation.id, spec, flow, lane, claim)
                 tokens[invocation.id] = token
                 flow.running += 1
                 flow.gate.running += 1
             if flow.more and flow.loading is None:
                 window.refill(flow)
-        window.began(begun)
 
     def reports(self, reports: Sequence[Report]) -> None:
         """Attempts have ended; called by the pool."""
@@ -563,15 +563,17 @@ class Dispatcher:
             self.jobs.settled([write, *item.more], applied)
 
     def _tell(self, settle: Settle) -> None:
-        """Those who wait for the invocation learn how it ended."""
         id = settle.claim.invocation.id
-        watchers = self._watchers.pop(id, None)
-        on_end = self.on_end
-        if watchers is None and on_end is None:
-            return
-        ended = Ended(id, settle.status, settle.result, settle.result_ref, settle.error, settle.attempts)
-        if on_end is not None:
-            on_end(ended)
+        if id in self._watchers or self.on_end is not None:
+            self._ended(
+                Ended(id, settle.status, settle.result, settle.result_ref, settle.error, settle.attempts)
+            )
+
+    def _ended(self, ended: Ended) -> None:
+        """Those who wait for the invocation learn how it ended."""
+        if self.on_end is not None:
+            self.on_end(ended)
+        watchers = self._watchers.pop(ended.id, None)
         if watchers is not None:
             self._call(watchers, ended)
 
@@ -589,14 +591,23 @@ class Dispatcher:
         """
         if isinstance(error, HeadraceError):
             self._unsettled.update(items)
-        self._on_error(
-            "outcomes could not be recorded; trying again", {"error": str(error), "count": len(items)}
-        )
-        self._spawn(self._record_later(items))
+        if not self._late:
+            self._spawn(self._record_late(error))
+        self._late += items
 
-    async def _record_later(self, items: list[_Settling]) -> None:
-        await self._clock.sleep(1.0)
-        self._record(items, self._clock.now())
+    async def _record_late(self, error: BaseException) -> None:
+        await self._clock.sleep(AGAIN_S)
+        late, self._late = self._late, []
+        self._on_error(
+            "outcomes could not be recorded; trying again", {"error": str(error), "count": len(late)}
+        )
+        now = self._clock.now()
+        plain = [item for item in late if not item.more]
+        if plain:
+            self._record(plain, now)
+        for item in late:
+            if item.more:
+                self._record([item], now)
 
     def _bury(self, held: _Running, claim: Claim, now: float) -> None:
         settle = stillborn(claim, held.spec, now=now)
@@ -875,18 +886,13 @@ class Dispatcher:
 
     def tell_ended(self, record: Record) -> None:
         """An invocation that another node may have run has ended: those who wait for it learn how."""
-        id = record.invocation.id
-        watchers = self._watchers.pop(id, [])
-        result = record.result or b""
-        ended = Ended(id, record.status, result, record.result_ref, record.error, record.attempts)
-        if self.on_end is not None:
-            self.on_end(ended)
-        self._call(watchers, ended)
+        self._ended(Ended(record.invocation.id, record.status, record.result or b"", record.result_ref,
+                          record.error, record.attempts))  # fmt: skip
 
     async def _mark_long(self) -> None:
         while True:
             await self._clock.sleep(MARK_AFTER_S)
-            self._window.measure()
+            self._window.measure(self._token)
             if not self._running:
                 continue
             now = self._clock.now()

@@ -83,12 +83,12 @@ class Window:
         return self._limit(flow) - flow.held - flow.coming
 
     def take(self, claims: Sequence[Claim]) -> None:
-        """Hold claims ready, in this order, but those made under an id that is no longer this node's."""
+        """Hold claims ready, in this order, unless they were made under an id that is no longer this node's."""
         lane: Lane | None = None
         flow, priority = "", 0
+        if claims and claims[0].node != self._node:
+            return
         for claim in claims:
-            if claim.node != self._node:
-                continue
             invocation = claim.invocation
             if lane is None or invocation.flow != flow or invocation.priority != priority:
                 flow, priority = invocation.flow, invocation.priority
@@ -136,17 +136,13 @@ class Window:
             size = min(size, self._spare + int(self._pace * AHEAD_S))
         return min(size, max(int(WINDOW_BYTES / flow.payload_bytes), URGENT))
 
-    def began(self, count: int) -> None:
-        """So many attempts were given to the pool."""
-        self._begun += count
-
-    def measure(self) -> None:
-        """Learn how fast work is begun here; called a few times a second."""
+    def measure(self, begun: int) -> None:
+        """Learn how fast work is begun here, from all that was begun so far; called a few times a second."""
         now = self._clock.monotonic()
         took = now - self._paced_at
         if took > 0:
-            self._pace += (self._begun / took - self._pace) * 0.5
-            self._begun, self._paced_at = 0, now
+            self._pace += ((begun - self._begun) / took - self._pace) * 0.5
+            self._begun, self._paced_at = begun, now
 
     def excess(self) -> list[Claim]:
         """Take out what is held beyond the limits, the last of each flow first."""
@@ -268,10 +264,14 @@ class Window:
                     self.need(flow)
             self._timer_set.clear()
             wait = min(max(self._timers[0][0] - now, 0.001), 60.0) if self._timers else 60.0
-            sleeper = asyncio.ensure_future(self._clock.sleep(wait))
+            sleeper = asyncio.ensure_future(self._sleep_until(self._clock.monotonic() + wait))
             waiter = asyncio.ensure_future(self._timer_set.wait())
             try:
                 await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 sleeper.cancel()
                 waiter.cancel()
+
+    async def _sleep_until(self, moment: float) -> None:
+        # Time may have passed before this task has begun.
+        await self._clock.sleep(max(moment - self._clock.monotonic(), 0.0))

@@ -213,10 +213,11 @@ def expire(
         " ?",
         (dead_before, max(limit - len(ended), 0)),
     ).fetchall():
-        parts = _first(db, "job = ? LIMIT ?", (job, limit - len(ended)))
-        ended += parts
+        ended += _first(db, "job = ? AND status >= 2 LIMIT ?", (job, limit - len(ended)))
         if len(ended) >= limit:
             break  # the rest of its invocations, and then the job, next time
+        if db.execute("SELECT 1 FROM invocation WHERE job = ? AND status < 2 LIMIT 1", (job,)).fetchone():
+            continue  # what ran when the job ended is not settled yet: it must not leave the books
         db.execute("DELETE FROM job WHERE id = ?", (job,))
         refs.append(result_ref)
     chosen = json_encode(ended).decode()

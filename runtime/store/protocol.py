@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
@@ -261,7 +262,21 @@ class TriggerStore(Protocol):
         """Keep a schedule from firing, or let it fire again."""
 
 
-class Store(QueueStore, InvocationStore, JobStore, TriggerStore, Protocol):
+class AuditStore(Protocol):
+    """What `headrace verify` asks. Neither method keeps writers or other readers waiting, however long it
+    takes; a caller that is cancelled ends it.
+    """
+
+    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
+        """The books and every row, from one snapshot, with what breaks a rule: all counted, at most `limit`
+        named of each check. With `function` only that function's.
+        """
+
+    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
+        """A page of the invocations that name objects, with ids above `after`, by id; or of all `jobs`."""
+
+
+class Store(QueueStore, InvocationStore, JobStore, TriggerStore, AuditStore, Protocol):
     """All of them, with a life: what the composition root holds."""
 
     async def start(self) -> None:

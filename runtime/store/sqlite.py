@@ -15,13 +15,15 @@ from typing import Any
 
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import calls, jobsteps, reads, steps
+from headrace.runtime.store import audit, calls, jobsteps, reads, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.holder import Holder
+from headrace.runtime.store.longread import LongReader
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
 from headrace.runtime.store.reads import Readers
 from headrace.runtime.store.version import SCHEMA
@@ -29,7 +31,7 @@ from headrace.runtime.store.writer import Writer, fault
 
 _CHECKPOINT_PAGES = 4_000
 _JOURNAL_BYTES = 64 << 20
-_CACHE_KIB = 32 << 10
+_CACHE_KIB = 16 << 10
 _BUSY_S = 5.0
 _STATEMENTS = 128
 
@@ -55,6 +57,7 @@ class SqliteStore:
         self._claims = Claims()
         self._db: sqlite3.Connection | None = None
         self._running: tuple[Writer, Readers] | None = None
+        self._long = LongReader(self.path)
 
     # ---- life ----
 
@@ -69,6 +72,7 @@ class SqliteStore:
             self._holder.drop()
             raise
         self._running = (writer, Readers(self.path))
+        self._long = LongReader(self.path)
         writer.start()
 
     async def stop(self) -> None:
@@ -76,6 +80,7 @@ class SqliteStore:
             return
         (writer, readers), self._running = self._running, None
         await writer.stop()
+        await asyncio.to_thread(self._long.stop)
         await asyncio.to_thread(readers.stop)
         if self._db is not None:
             await asyncio.to_thread(self._db.close)
@@ -261,6 +266,14 @@ class SqliteStore:
 
     async def pause_schedule(self, name: str, *, paused: bool) -> None:
         await self._writer.call(lambda db: calls.pause_schedule(db, name, paused))
+
+    # ---- audits ----
+
+    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
+        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
+
+    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
+        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 

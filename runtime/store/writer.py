@@ -61,7 +61,7 @@ class Writer:
         self._clock = clock
         self._cold = cold
         self._gather = gather
-        # None comes last: the end. A queue of C code: a `threading.Event` costs as much as a short commit.
+        # None comes last: the end. A queue of C code: a `threading.Event` costs more than a short commit.
         self._waiting: SimpleQueue[_Item | _Call | None] = SimpleQueue()
         self._stopping = False
         self._loop = asyncio.get_running_loop()

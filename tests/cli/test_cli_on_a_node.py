@@ -151,7 +151,7 @@ def test_the_books_balance(headrace: Headrace) -> None:
 
     assert code == 0
     assert out.endswith("The books balance.\n")
-    assert json.loads(headrace("verify", "--json")[1])["ok"] is True
+    assert json.loads(headrace("verify", "--json")[1])["balanced"] is True
 
 
 def test_doctor_finds_the_node(headrace: Headrace) -> None:

@@ -173,13 +173,10 @@ def test_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_of_ours_is_one_line_with_the_trace_on_demand(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise LookupError("lost")
 
-    monkeypatch.setattr("headrace.runtime.cli.verify._book", broken)
-    monkeypatch.setattr(
-        "headrace.runtime.client.client.Client.stats", lambda self: {"total": {}, "functions": {}}
-    )
+    monkeypatch.setattr("headrace.runtime.client.client.Client.verify", broken)
 
     assert run(["verify"]) == 1
     assert capsys.readouterr().err.startswith("error: LookupError: lost. This is a bug in headrace")

@@ -59,9 +59,11 @@ async def test_ends_that_a_full_disk_refused_are_recorded_once_there_is_room(tmp
         FullDisk.full = True
         node.pool.run()
         for _ in range(30):
+            await node.quiet()
             await node.clock.advance(1.0)
         node.pool.run()
         for _ in range(30):
+            await node.quiet()
             await node.clock.advance(1.0)
         assert (len(ran), node.pool.begun) == (7, 8)
         assert node.pool.attempts == [], "more is begun although no end can be recorded"
