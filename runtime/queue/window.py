@@ -83,7 +83,7 @@ class Window:
         return self._limit(flow) - flow.held - flow.coming
 
     def take(self, claims: Sequence[Claim]) -> None:
-        """Hold claims ready, in this order, unless they were made under an id that is no longer this node's."""
+        """Hold claims ready, in this order, but none made under an id that is no longer this node's."""
         lane: Lane | None = None
         flow, priority = "", 0
         if claims and claims[0].node != self._node:
