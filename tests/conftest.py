@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from postgres_server import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url", "shared_data"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,21 +1,19 @@
-"""Calls: what runs on the writer's thread between transactions: claims, leases, schedules' states, retention.
+"""Calls: what runs on the writer's thread of a SQLite file between transactions: claims and leases.
 
 Imports the floor and its own room. Plain functions over the writing connection; each that writes does so in
 one transaction of its own, and whoever runs it rolls back when it raises.
 """
 
-import sqlite3
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.store.claims import Claims
-from headrace.runtime.store.page import ids, invocations
-from headrace.runtime.store.protocol import ScheduleState
-from headrace.runtime.store.reads import SCHEDULE, priorities, schedule_of
-from headrace.runtime.store.rows import INVOCATION, invocation_of, json_encode
+from headrace.runtime.store.database import SqliteDatabase
+from headrace.runtime.store.page import invocations
+from headrace.runtime.store.reads import priorities
+from headrace.runtime.store.rows import INVOCATION, invocation_of
 
 # The ids come as one row (see `page`). Two ranges, since SQLite seeks by the first column alone of a
 # comparison of pairs: it would read every equal moment.
@@ -31,9 +29,7 @@ _NEXT_MAX = 1_000
 _ids = msgspec.json.Decoder(list[int]).decode
 
 
-def claim(
-    db: sqlite3.Connection, claims: Claims, node: str, flow: str, limit: int, now: float
-) -> list[Claim]:
+def claim(db: SqliteDatabase, claims: Claims, node: str, flow: str, limit: int, now: float) -> list[Claim]:
     """The next unclaimed due invocations, read from where the flow's last claim ended: as dear as `limit`."""
     chosen: list[int] = []
     heads: list[tuple[int, float, int]] = []
@@ -74,7 +70,7 @@ def claim(
     return claimed
 
 
-def next_due(db: sqlite3.Connection, claims: Claims, flow: str, now: float) -> float | None:
+def next_due(db: SqliteDatabase, claims: Claims, flow: str, now: float) -> float | None:
     earliest: float | None = None
     for priority in priorities(db, flow):
         for id, due_at in db.execute(
@@ -91,7 +87,7 @@ def next_due(db: sqlite3.Connection, claims: Claims, flow: str, now: float) -> f
 # ---- claims given back ----
 
 
-def release(db: sqlite3.Connection, claims: Claims, given_back: Sequence[Claim]) -> None:
+def release(db: SqliteDatabase, claims: Claims, given_back: Sequence[Claim]) -> None:
     """Claims that were not begun wait again; no attempt is spent."""
     standing = [claim for claim in given_back if claims.stands(claim)]
     _wait_again(
@@ -100,13 +96,13 @@ def release(db: sqlite3.Connection, claims: Claims, given_back: Sequence[Claim])
     _free(claims, standing)
 
 
-def leave(db: sqlite3.Connection, claims: Claims, node: str) -> None:
+def leave(db: SqliteDatabase, claims: Claims, node: str) -> None:
     release(db, claims, claims.of_nodes({node}))
     db.execute("DELETE FROM node WHERE name = ?", (node,))
     claims.leases.pop(node, None)
 
 
-def release_expired(db: sqlite3.Connection, claims: Claims, now: float) -> list[Claim]:
+def release_expired(db: SqliteDatabase, claims: Claims, now: float) -> list[Claim]:
     gone = claims.expired(now)
     held = claims.of_nodes(gone) if gone else []
     begun = [claim for claim in held if claim.invocation.id in claims.marked]
@@ -116,7 +112,7 @@ def release_expired(db: sqlite3.Connection, claims: Claims, now: float) -> list[
     return lost + begun
 
 
-def _wait_again(db: sqlite3.Connection, claims: Claims, begun: list[Claim], *, spent: bool) -> None:
+def _wait_again(db: SqliteDatabase, claims: Claims, begun: list[Claim], *, spent: bool) -> None:
     """Undo in the rows what MarkRunning recorded."""
     if begun:
         db.execute("BEGIN IMMEDIATE")
@@ -136,7 +132,7 @@ def _free(claims: Claims, given_back: list[Claim]) -> None:
 # ---- nodes ----
 
 
-def join(db: sqlite3.Connection, claims: Claims, node: str, until: float, now: float) -> int:
+def join(db: SqliteDatabase, claims: Claims, node: str, until: float, now: float) -> int:
     """Numbers come from a counter in the file, so that they grow over restarts."""
     db.execute("BEGIN IMMEDIATE")
     [last] = db.execute("SELECT value FROM meta WHERE \"key\" = 'nodes'").fetchone()
@@ -151,7 +147,7 @@ def join(db: sqlite3.Connection, claims: Claims, node: str, until: float, now: f
     return number
 
 
-def recover(db: sqlite3.Connection) -> list[Claim]:
+def recover(db: SqliteDatabase) -> list[Claim]:
     """At start: what an earlier process was recorded to run waits again, an attempt spent."""
     rows = db.execute(f"SELECT {INVOCATION}, node FROM invocation WHERE status = 1").fetchall()
     lost = [Claim(invocation_of(row), row[8] + 1, row[17] or "") for row in rows]
@@ -163,86 +159,3 @@ def recover(db: sqlite3.Connection) -> list[Claim]:
     db.execute("DELETE FROM node")
     db.execute("COMMIT")
     return lost
-
-
-# ---- schedules ----
-
-
-def schedule(db: sqlite3.Connection, name: str, definition: str, now: float) -> ScheduleState:
-    db.execute("BEGIN IMMEDIATE")
-    db.execute(
-        "INSERT INTO schedule (name, definition, generation, anchor, paused)"
-        " VALUES (:name, :definition, 1, :now, 0)"
-        " ON CONFLICT (name) DO UPDATE"
-        " SET definition = :definition, generation = generation + 1, anchor = :now"
-        " WHERE definition != :definition",
-        {"name": name, "definition": definition, "now": now},
-    )
-    row = db.execute(f"SELECT {SCHEDULE} FROM schedule WHERE name = ?", (name,)).fetchone()
-    db.execute("COMMIT")
-    return schedule_of(row)
-
-
-def pause_schedule(db: sqlite3.Connection, name: str, paused: bool) -> None:
-    db.execute("UPDATE schedule SET paused = ? WHERE name = ?", (paused, name))
-
-
-# ---- retention ----
-
-_ENDED = "status IN (2, 4) AND job IS NULL"
-
-
-def expire(
-    db: sqlite3.Connection, succeeded_before: float, dead_before: float, keep: int, limit: int, system: str
-) -> list[str]:
-    """One batch of retention, the oldest first."""
-    db.execute("BEGIN IMMEDIATE")
-    kept = db.execute(f"SELECT count(*) FROM invocation WHERE {_ENDED}").fetchone()[0]
-    ended = _first(db, f"{_ENDED} AND ended_at < ? ORDER BY ended_at, id LIMIT ?", (succeeded_before, limit))
-    beyond = min(kept - keep, limit)
-    if beyond > len(ended):
-        ended = _first(db, f"{_ENDED} ORDER BY ended_at, id LIMIT ?", (beyond,))
-    ended += _first(
-        db,
-        "status = 3 AND job IS NULL AND ended_at < ? ORDER BY ended_at, id LIMIT ?",
-        (dead_before, limit - len(ended)),
-    )
-    refs: list[str] = []
-    for job, result_ref in db.execute(
-        "SELECT id, result_ref FROM job WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at LIMIT"
-        " ?",
-        (dead_before, max(limit - len(ended), 0)),
-    ).fetchall():
-        ended += _first(db, "job = ? AND status >= 2 LIMIT ?", (job, limit - len(ended)))
-        if len(ended) >= limit:
-            break  # the rest of its invocations, and then the job, next time
-        if db.execute("SELECT 1 FROM invocation WHERE job = ? AND status < 2 LIMIT 1", (job,)).fetchone():
-            continue  # what ran when the job ended is not settled yet: it must not leave the books
-        db.execute("DELETE FROM job WHERE id = ?", (job,))
-        refs.append(result_ref)
-    chosen = json_encode(ended).decode()
-    for pair in db.execute(
-        "SELECT payload_ref, result_ref FROM invocation WHERE id IN (SELECT value FROM json_each(?))"
-        " AND (payload_ref IS NOT NULL OR result_ref IS NOT NULL)",
-        (chosen,),
-    ):
-        refs += pair
-    removed: dict[str, list[int]] = {}
-    for function, status, count in db.execute(
-        "SELECT function, status, count(*) FROM invocation WHERE id IN (SELECT value FROM json_each(?))"
-        " GROUP BY function, status",
-        (chosen,),
-    ):
-        removed.setdefault(function, [0, 0, 0])[status - 2] += count
-    db.executemany(
-        "UPDATE counter SET removed_succeeded = removed_succeeded + ?, removed_dead = removed_dead + ?,"
-        " removed_cancelled = removed_cancelled + ? WHERE function = ? AND shard = 0",
-        [(*counts, function) for function, counts in removed.items()],
-    )
-    db.execute("DELETE FROM invocation WHERE id IN (SELECT value FROM json_each(?))", (chosen,))
-    db.execute("COMMIT")
-    return [ref for ref in dict.fromkeys(refs) if ref is not None and ref.startswith(system)]
-
-
-def _first(db: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list[int]:
-    return ids(db, f"SELECT id FROM invocation WHERE {where}", values)

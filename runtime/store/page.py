@@ -1,19 +1,19 @@
-"""Page: many invocations read in one step of a statement.
+"""Page: many invocations read at once; from SQLite in one step of a statement.
 
 Imports the floor and its own room. Python's `sqlite3` gives up the interpreter lock at every step and may
-wait milliseconds for it beside a busy event loop, so a page comes as one row: the columns as a JSON list of
-lists, in which moments are text with 17 digits, since SQLite's JSON numbers have 15; payloads and results as
-one blob each, cut by their lengths.
+wait milliseconds for it beside a busy event loop, so from SQLite a page comes as one row: the columns as a
+JSON list of lists, in which moments are text with 17 digits, since SQLite's JSON numbers have 15; payloads
+and results as one blob each, cut by their lengths. From PostgreSQL it comes as rows.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from headrace.runtime.model.invocation import Invocation, Record
-from headrace.runtime.store.rows import invocation_of, json_encode, record_of
+from headrace.runtime.store.database import SQLITE, Database, SqliteDatabase
+from headrace.runtime.store.rows import RECORD, invocation_of, record_of
 
 PAGE_MAX = 500
 """Invocations a page; at 256 KiB each for payload and result, a page is far below SQLite's limit on a value.
@@ -69,12 +69,14 @@ _invocation_rows = msgspec.json.Decoder(list[_InvocationRow], strict=False).deco
 _record_rows = msgspec.json.Decoder(list[_RecordRow], strict=False).decode
 
 
-def ids(db: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> list[int]:
+def ids(db: Database, query: str, values: Sequence[Any] = ()) -> list[int]:
     """The ids that a query of one column `id` gives, in its order."""
+    if not db.dialect.pages:
+        return [row[0] for row in db.execute(query, values)]
     return _ids(db.execute(f"SELECT json_group_array(id) FROM ({query})", values).fetchone()[0])
 
 
-def invocations(db: sqlite3.Connection, chosen: Sequence[int]) -> dict[int, Invocation]:
+def invocations(db: SqliteDatabase, chosen: Sequence[int]) -> dict[int, Invocation]:
     """Invocations by id."""
     found: dict[int, Invocation] = {}
     for at in range(0, len(chosen), PAGE_MAX):
@@ -87,8 +89,10 @@ def invocations(db: sqlite3.Connection, chosen: Sequence[int]) -> dict[int, Invo
     return found
 
 
-def records(db: sqlite3.Connection, chosen: Sequence[int]) -> list[Record]:
+def records(db: Database, chosen: Sequence[int]) -> list[Record]:
     """Records in the order of `chosen`; what is gone meanwhile is left out."""
+    if not db.dialect.pages:
+        return _rows(db, chosen)
     found: dict[int, Record] = {}
     for at in range(0, len(chosen), PAGE_MAX):
         text, payloads, results = db.execute(_RECORDS, (_list(chosen[at : at + PAGE_MAX]),)).fetchone()
@@ -101,5 +105,12 @@ def records(db: sqlite3.Connection, chosen: Sequence[int]) -> list[Record]:
     return [found[id] for id in chosen if id in found]
 
 
-def _list(chosen: Sequence[int]) -> str:
-    return json_encode(chosen).decode()
+def _rows(db: Database, chosen: Sequence[int]) -> list[Record]:
+    query = f"SELECT {RECORD} FROM invocation WHERE {db.dialect.among('id')}"
+    rows = db.execute(query, (db.dialect.listed(chosen),)) if chosen else ()
+    found = {row[0]: record_of(row) for row in rows}
+    return [found[id] for id in chosen if id in found]
+
+
+def _list(chosen: Sequence[int]) -> Any:
+    return SQLITE.listed(chosen)

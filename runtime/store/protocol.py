@@ -134,7 +134,7 @@ class QueueStore(Protocol):
         """
 
     async def flows(self) -> list[str]:
-        """The flows that have waiting invocations."""
+        """The flows that have waiting invocations, perhaps without those of which all are claimed."""
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are

@@ -1,121 +1,72 @@
-"""Reads: what is asked of a SQLite file beside its writer.
+"""Reads: what is asked of a database beside its writer.
 
-Imports the floor and its own room. Plain functions over a connection that sees committed rows only; `Readers`
-runs them on a small pool of threads.
+Imports the floor and its own room. Plain functions over a connection that sees committed rows only.
 """
 
-import asyncio
-import sqlite3
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-from headrace.runtime.errors import StoreUnavailable
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import Job, JobCounts
+from headrace.runtime.store.database import POSTGRESQL, Database
 from headrace.runtime.store.page import ids, records
-from headrace.runtime.store.protocol import Closure, Counters, Deployment, LedgerRow, ScheduleState
-from headrace.runtime.store.rows import JOB, RECORD, job_of, json_encode, record_of
+from headrace.runtime.store.protocol import Closure, Counters, Deployment, LedgerRow
+from headrace.runtime.store.rows import JOB, RECORD, job_of, record_of
 from headrace.runtime.store.tally import BOOK_NAMES
-from headrace.runtime.store.writer import fault
 
-T = TypeVar("T")
-
-THREADS = 2
 _FLOWS_MAX = 1_000
 _OLDEST_OF = 200
-
-
-class Readers:
-    """A few threads, each with a read-only connection."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._own = threading.local()
-        self._opened: list[sqlite3.Connection] = []
-        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
-            THREADS, thread_name_prefix="headrace-read"
-        )
-
-    async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        if self._pool is None:
-            raise StoreUnavailable("the store is stopped")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, question)
-
-    def stop(self) -> None:
-        """Wait for what was asked, then close. Blocks for as long as the longest read takes."""
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            pool.shutdown(wait=True)
-            for db in self._opened:
-                db.close()
-
-    def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            db: sqlite3.Connection | None = getattr(self._own, "db", None)
-            if db is None:
-                uri = f"{self._path.absolute().as_uri()}?mode=ro"
-                db = sqlite3.connect(
-                    uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
-                )
-                self._own.db = db
-                self._opened.append(db)
-            return question(db)
-        except sqlite3.Error as error:
-            raise fault(error, str(self._path)) from error
 
 
 # ---- invocations ----
 
 
-def get(db: sqlite3.Connection, id: int) -> Record | None:
+def get(db: Database, id: int) -> Record | None:
     row = db.execute(f"SELECT {RECORD} FROM invocation WHERE id = ?", (id,)).fetchone()
     return None if row is None else record_of(row)
 
 
-def known(db: sqlite3.Connection, ids: Sequence[int]) -> set[int]:
-    wanted = json_encode(list(ids)).decode()
-    rows = db.execute("SELECT id FROM invocation WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
-    return {row[0] for row in rows}
+def known(db: Database, ids: Sequence[int]) -> set[int]:
+    query = f"SELECT id FROM invocation WHERE {db.dialect.among('id')}"
+    return {row[0] for row in db.execute(query, (db.dialect.listed(ids),))}
 
 
 def find(
-    db: sqlite3.Connection,
+    db: Database,
     function: str | None,
     status: Status | None,
     tag: str | None,
     before: int | None,
     limit: int,
 ) -> list[Record]:
-    where, values = ["1"], list[object]()
+    where, values = list[str](), list[object]()
     if function is not None:
         where.append("function = ?")
         values.append(function)
     if status is not None:
         where.append(f"status = {int(status)}")  # a literal, so that the partial indexes can serve
     if tag is not None:
-        where.append("instr(',' || tags || ',', ',' || ? || ',') > 0")
-        values.append(tag)
+        where.append(f"{db.dialect.position}(',' || tags || ',', ?) > 0")
+        values.append(f",{tag},")
     if before is not None:
         where.append("id < ?")
         values.append(before)
-    query = f"SELECT id FROM invocation WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"
+    query = f"SELECT id FROM invocation{_where(where)} ORDER BY id DESC LIMIT ?"
     return records(db, ids(db, query, (*values, limit)))
 
 
-def ended(db: sqlite3.Connection, asked: Sequence[int]) -> list[Record]:
-    text = json_encode(asked).decode()
-    query = "SELECT id FROM invocation WHERE id IN (SELECT value FROM json_each(?)) AND status >= 2"
-    return records(db, ids(db, query, (text,)))
+def _where(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
-def counters(db: sqlite3.Connection) -> dict[str, Counters]:
+def ended(db: Database, asked: Sequence[int]) -> list[Record]:
+    query = f"SELECT id FROM invocation WHERE {db.dialect.among('id')} AND status IN (2, 3, 4)"
+    return records(db, ids(db, query, (db.dialect.listed(asked),)))
+
+
+def counters(db: Database) -> dict[str, Counters]:
     """The books; waiting is what remains, so that no row has to be counted."""
-    db.execute("BEGIN")  # one snapshot for all of them
-    try:
-        sums = ", ".join(f"sum({name})" for name in BOOK_NAMES)
+    with db.snapshot():
+        sums = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in BOOK_NAMES)
         books = db.execute(f"SELECT function, {sums} FROM counter GROUP BY function").fetchall()
         running = dict(
             db.execute(
@@ -123,11 +74,8 @@ def counters(db: sqlite3.Connection) -> dict[str, Counters]:
             ).fetchall()
         )
         oldest: dict[str, float] = {}
-        for flow in flows(db)[:_FLOWS_MAX]:
-            for function, accepted_at in _oldest(db, flow):
-                oldest[function] = min(accepted_at, oldest.get(function, accepted_at))
-    finally:
-        db.execute("COMMIT")
+        for function, accepted_at in _oldest(db):
+            oldest[function] = min(accepted_at, oldest.get(function, accepted_at))
     return {
         function: Counters(
             **(book := dict(zip(BOOK_NAMES, counts, strict=True))),
@@ -143,39 +91,69 @@ def counters(db: sqlite3.Connection) -> dict[str, Counters]:
     }
 
 
-def _oldest(db: sqlite3.Connection, flow: str) -> list[tuple[str, float]]:
-    """The oldest among the first few of each priority: exact for a short queue, close for a long one."""
+_OLDEST = (
+    "SELECT function, accepted_at FROM invocation WHERE {waiting}"
+    " AND flow = {flow} AND priority = {priority} ORDER BY due_at, id LIMIT {limit}"
+)
+
+
+def _oldest(db: Database) -> list[tuple[str, float]]:
+    """The oldest among the first few of each flow and priority: exact for a short queue, close for a long
+    one.
+    """
+    if not db.dialect.pages:
+        return db.execute(_OLDEST_AT_ONCE).fetchall()
+    first = _OLDEST.format(waiting=db.dialect.waiting, flow="?", priority="?", limit="?")
+    query = f"SELECT function, min(accepted_at) FROM ({first}) AS first GROUP BY function"
     found: list[tuple[str, float]] = []
-    for priority in priorities(db, flow):
-        found += db.execute(
-            "SELECT function, min(accepted_at) FROM (SELECT function, accepted_at FROM invocation WHERE"
-            " status = 0"
-            " AND flow = ? AND priority = ? ORDER BY due_at, id LIMIT ?) GROUP BY function",
-            (flow, priority, _OLDEST_OF),
-        ).fetchall()
+    for flow in flows(db)[:_FLOWS_MAX]:
+        for priority in priorities(db, flow):
+            found += db.execute(query, (flow, priority, _OLDEST_OF)).fetchall()
     return found
 
 
-def flows(db: sqlite3.Connection) -> list[str]:
+# PostgreSQL's: each statement is a journey to the server, and LATERAL spares them.
+_PLACE = f"SELECT i.flow, i.priority FROM invocation i WHERE {POSTGRESQL.waiting}"
+_OLDEST_AT_ONCE = (
+    "WITH RECURSIVE place(flow, priority, number) AS ("
+    f"(SELECT p.flow, p.priority, 1 FROM ({_PLACE} ORDER BY i.flow, i.priority DESC LIMIT 1) p)"
+    " UNION ALL"
+    " SELECT n.flow, n.priority, place.number + 1 FROM place, LATERAL ("
+    f" (SELECT * FROM ({_PLACE} AND i.flow = place.flow AND i.priority < place.priority"
+    "    ORDER BY i.priority DESC LIMIT 1) lower)"
+    " UNION ALL"
+    f" (SELECT * FROM ({_PLACE} AND i.flow > place.flow ORDER BY i.flow, i.priority DESC LIMIT 1) further)"
+    f" LIMIT 1) n WHERE place.number < {_FLOWS_MAX})"
+    " SELECT function, min(accepted_at) FROM place, LATERAL ("
+    + _OLDEST.format(
+        waiting=POSTGRESQL.waiting, flow="place.flow", priority="place.priority", limit=_OLDEST_OF
+    )
+    + ") first GROUP BY function"
+)
+
+
+def flows(db: Database) -> list[str]:
     """By jumps through the index from one flow to the next, whatever the number of rows."""
+    waiting = db.dialect.waiting
     return [
         flow
         for [flow] in db.execute(
-            "WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE status = 0 UNION ALL"
-            " SELECT (SELECT min(i.flow) FROM invocation i WHERE i.status = 0 AND i.flow > f.flow) FROM f"
+            f"WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE {waiting} UNION ALL"
+            f" SELECT (SELECT min(i.flow) FROM invocation i WHERE {waiting} AND i.flow > f.flow) FROM f"
             " WHERE f.flow IS NOT NULL) SELECT flow FROM f WHERE flow IS NOT NULL"
         )
     ]
 
 
-def priorities(db: sqlite3.Connection, flow: str) -> list[int]:
+def priorities(db: Database, flow: str) -> list[int]:
     """The priorities at which a flow has waiting rows, the highest first, by jumps through the index."""
+    waiting = db.dialect.waiting
     return [
         priority
         for [priority] in db.execute(
-            "WITH RECURSIVE p(priority) AS (SELECT max(priority) FROM invocation WHERE status = 0 AND flow"
-            " = :flow UNION ALL"
-            " SELECT (SELECT max(i.priority) FROM invocation i WHERE i.status = 0 AND i.flow = :flow"
+            f"WITH RECURSIVE p(priority) AS (SELECT max(priority) FROM invocation WHERE {waiting}"
+            " AND flow = :flow UNION ALL"
+            f" SELECT (SELECT max(i.priority) FROM invocation i WHERE {waiting} AND i.flow = :flow"
             " AND i.priority < p.priority) FROM p WHERE p.priority IS NOT NULL)"
             " SELECT priority FROM p WHERE priority IS NOT NULL",
             {"flow": flow},
@@ -183,16 +161,16 @@ def priorities(db: sqlite3.Connection, flow: str) -> list[int]:
     ]
 
 
-def paused(db: sqlite3.Connection) -> set[str]:
+def paused(db: Database) -> set[str]:
     return {function for [function] in db.execute("SELECT function FROM paused")}
 
 
-def closures(db: sqlite3.Connection, now: float) -> list[Closure]:
+def closures(db: Database, now: float) -> list[Closure]:
     rows = db.execute("SELECT name, until_at, reason FROM closure WHERE until_at > ? ORDER BY name", (now,))
     return [Closure(name=name, until_at=until_at, reason=reason) for name, until_at, reason in rows]
 
 
-def deployments(db: sqlite3.Connection, before: float, limit: int) -> list[Deployment]:
+def deployments(db: Database, before: float, limit: int) -> list[Deployment]:
     rows = db.execute(
         "SELECT node, version, since FROM deployment WHERE since <= ? ORDER BY since DESC LIMIT ?",
         (before, limit),
@@ -203,15 +181,15 @@ def deployments(db: sqlite3.Connection, before: float, limit: int) -> list[Deplo
 # ---- jobs ----
 
 
-def job(db: sqlite3.Connection, id: int) -> Job | None:
+def job(db: Database, id: int) -> Job | None:
     row = db.execute(f"SELECT {JOB} FROM job WHERE id = ?", (id,)).fetchone()
     return None if row is None else job_of(row)
 
 
 def jobs(
-    db: sqlite3.Connection, statuses: Sequence[str], function: str | None, before: int | None, limit: int
+    db: Database, statuses: Sequence[str], function: str | None, before: int | None, limit: int
 ) -> list[Job]:
-    where, values = ["1"], list[object]()
+    where, values = list[str](), list[object]()
     if statuses:
         where.append(f"status IN ({', '.join('?' * len(statuses))})")
         values += statuses
@@ -221,16 +199,14 @@ def jobs(
     if before is not None:
         where.append("id < ?")
         values.append(before)
-    rows = db.execute(
-        f"SELECT {JOB} FROM job WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", (*values, limit)
-    )
+    rows = db.execute(f"SELECT {JOB} FROM job{_where(where)} ORDER BY id DESC LIMIT ?", (*values, limit))
     return [job_of(row) for row in rows]
 
 
 _COUNT_NAMES = ("waiting", "running", "succeeded", "dead", "cancelled")
 
 
-def job_counts(db: sqlite3.Connection, id: int) -> dict[int, JobCounts]:
+def job_counts(db: Database, id: int) -> dict[int, JobCounts]:
     counts: dict[int, JobCounts] = {}
     for stage, status, count in db.execute(
         "SELECT stage, status, count(*) FROM invocation WHERE job = ? GROUP BY status, stage", (id,)
@@ -240,7 +216,7 @@ def job_counts(db: sqlite3.Connection, id: int) -> dict[int, JobCounts]:
 
 
 def job_parts(
-    db: sqlite3.Connection, id: int, stage: int, after: int, limit: int, status: Status | None
+    db: Database, id: int, stage: int, after: int, limit: int, status: Status | None
 ) -> list[Record]:
     only = "" if status is None else f" AND status = {int(status)}"
     chosen = ids(
@@ -254,30 +230,21 @@ def job_parts(
 # ---- triggers ----
 
 
-def ledger(db: sqlite3.Connection, trigger: str, bucket: str, after: str, limit: int) -> list[LedgerRow]:
+def ledger(db: Database, trigger: str, bucket: str, after: str, limit: int) -> list[LedgerRow]:
     """One row a key: of several versions the latest, so that a page never ends inside a key."""
     rows = db.execute(
-        'SELECT "key", etag, size, sequencer, max(modified_at) FROM ledger'
-        ' WHERE "trigger" = ? AND bucket = ? AND "key" > ?'
-        ' GROUP BY "key" ORDER BY "key" LIMIT ?',
+        'SELECT "key", etag, size, sequencer, modified_at FROM ledger AS shown'
+        ' WHERE "trigger" = ? AND bucket = ? AND "key" > ? AND NOT EXISTS (SELECT 1 FROM ledger AS later'
+        ' WHERE later."trigger" = shown."trigger" AND later.bucket = shown.bucket'
+        ' AND later."key" = shown."key"'
+        " AND (later.modified_at > shown.modified_at"
+        "  OR (later.modified_at = shown.modified_at AND later.version_id > shown.version_id)))"
+        ' ORDER BY "key" LIMIT ?',
         (trigger, bucket, after, limit),
     )
     return [LedgerRow(key=r[0], etag=r[1], size=r[2], sequencer=r[3], modified_at=r[4]) for r in rows]
 
 
-def cursor(db: sqlite3.Connection, name: str) -> str | None:
+def cursor(db: Database, name: str) -> str | None:
     row = db.execute("SELECT value FROM cursor WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
-
-
-SCHEDULE = "name, definition, generation, anchor, paused, last_due_at"
-
-
-def schedules(db: sqlite3.Connection) -> list[ScheduleState]:
-    return [schedule_of(row) for row in db.execute(f"SELECT {SCHEDULE} FROM schedule ORDER BY name")]
-
-
-def schedule_of(row: Sequence[Any]) -> ScheduleState:
-    name, definition, generation, anchor, is_paused, last_due_at = row
-    return ScheduleState(name=name, definition=definition, generation=generation, anchor=anchor,
-                         paused=bool(is_paused), last_due_at=last_due_at)  # fmt: skip

@@ -20,12 +20,13 @@ from headrace.runtime.model.invocation import Claim, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import audit, calls, jobsteps, reads, steps
+from headrace.runtime.store import audit, calls, jobsteps, reads, retention, schedules, steps
 from headrace.runtime.store.claims import Claims
+from headrace.runtime.store.database import Database, SqliteDatabase
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.longread import LongReader
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
-from headrace.runtime.store.reads import Readers
+from headrace.runtime.store.readers import Readers
 from headrace.runtime.store.version import SCHEMA
 from headrace.runtime.store.writer import Writer, fault
 
@@ -48,14 +49,14 @@ class SqliteStore:
         path: Path,
         *,
         clock: Clock | None = None,
-        connection: type[sqlite3.Connection] = sqlite3.Connection,
+        connection: type[SqliteDatabase] = SqliteDatabase,
     ) -> None:
         self.path = Path(path)
         self._clock = clock or SystemClock()
         self._connection = connection
         self._holder = Holder(self.path.with_name(self.path.name + ".lock"))
         self._claims = Claims()
-        self._db: sqlite3.Connection | None = None
+        self._db: SqliteDatabase | None = None
         self._running: tuple[Writer, Readers] | None = None
         self._long = LongReader(self.path)
 
@@ -93,7 +94,7 @@ class SqliteStore:
         return self._holder.fd
 
     async def health(self) -> dict[str, Any]:
-        def ask(db: sqlite3.Connection) -> dict[str, Any]:
+        def ask(db: Database) -> dict[str, Any]:
             facts = dict(db.execute('SELECT "key", value FROM meta').fetchall())
             [mode] = db.execute("PRAGMA journal_mode").fetchone()
             return {"schema": int(facts["schema"]), "journal_mode": mode}
@@ -223,7 +224,7 @@ class SqliteStore:
     ) -> list[str]:
         system = f"s3://{SYSTEM_BUCKET}/"
         return await self._writer.call(
-            lambda db: calls.expire(db, succeeded_before, dead_before, keep, limit, system)
+            lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
         )
 
     # ---- jobs ----
@@ -259,13 +260,13 @@ class SqliteStore:
         return await self._readers.ask(lambda db: reads.cursor(db, name))
 
     async def schedule(self, name: str, *, definition: str, now: float) -> ScheduleState:
-        return await self._writer.call(lambda db: calls.schedule(db, name, definition, now))
+        return await self._writer.call(lambda db: schedules.schedule(db, name, definition, now))
 
     async def schedules(self) -> list[ScheduleState]:
-        return await self._readers.ask(reads.schedules)
+        return await self._readers.ask(schedules.schedules)
 
     async def pause_schedule(self, name: str, *, paused: bool) -> None:
-        await self._writer.call(lambda db: calls.pause_schedule(db, name, paused))
+        await self._writer.call(lambda db: schedules.pause_schedule(db, name, paused))
 
     # ---- audits ----
 
@@ -289,7 +290,7 @@ class SqliteStore:
             raise StoreUnavailable("the store is not started")
         return self._running[1]
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> SqliteDatabase:
         """Open, make or migrate, and recover; on a thread, since each step may wait for the disk."""
         if sqlite3.sqlite_version_info < (3, 33):
             raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 or newer is needed")
@@ -309,7 +310,7 @@ class SqliteStore:
             raise
         return db
 
-    def _ready(self, db: sqlite3.Connection) -> sqlite3.Connection:
+    def _ready(self, db: SqliteDatabase) -> SqliteDatabase:
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

@@ -30,8 +30,9 @@ from headrace.runtime.model.write import (
     Write,
 )
 from headrace.runtime.store import jobsteps
+from headrace.runtime.store.database import Database
+from headrace.runtime.store.recording import PLAIN, Recording, Refused
 from headrace.runtime.store.tally import CANCELLED, DEAD, DEDUPLICATED
-from headrace.runtime.store.transaction import PLAIN, Refused, Transaction
 
 FIRED_KEPT = 1_000
 """Due instants remembered of each schedule; an instant before all of them counts as fired."""
@@ -39,15 +40,17 @@ FIRED_KEPT = 1_000
 _FORGOTTEN_AT_ONCE = 100
 
 
-def record(transaction: Transaction, write: Write, now: float) -> Applied:
+def record(transaction: Recording, write: Write, now: float) -> Applied:
     """Record one write that is not on the usual path."""
     return _STEPS[type(write)](transaction, write, now)
 
 
-def put(transaction: Transaction, write: Put, now: float) -> Applied:
+def put(transaction: Recording, write: Put, now: float) -> Applied:
     """An invocation with an idempotency key, or with a place in a job."""
     db, invocation = transaction.db, write.invocation
     if invocation.job is not None:
+        # Two nodes may fill one place: the job's row is what they wait for each other at.
+        db.execute(f"SELECT id FROM job WHERE id = ?{db.dialect.lock}", (invocation.job,)).fetchone()
         taken = db.execute(
             "SELECT id FROM invocation WHERE job = ? AND stage = ? AND idx = ?",
             (invocation.job, invocation.stage, invocation.index),
@@ -61,111 +64,161 @@ def put(transaction: Transaction, write: Put, now: float) -> Applied:
         if write.fingerprint:
             said = b"\0" + write.fingerprint
         digest = hashlib.blake2b(said, digest_size=16).digest()
-        db.execute(
-            "DELETE FROM idempotency WHERE (function, \"key\") IN (SELECT function, \"key\" FROM idempotency"
-            " WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+        expired = db.execute(
+            'SELECT function, "key", expires_at FROM idempotency WHERE expires_at <= ?'
+            f" ORDER BY expires_at LIMIT ?{db.dialect.skip}",
             (now, _FORGOTTEN_AT_ONCE),
-        )  # fmt: skip
-        known = db.execute(
-            'SELECT invocation, payload_hash, expires_at FROM idempotency WHERE function = ? AND "key" = ?',
-            name,
-        ).fetchone()
-        if known is not None and known[2] > now:
+        ).fetchall()
+        if expired:
+            db.executemany(
+                'DELETE FROM idempotency WHERE function = ? AND "key" = ? AND expires_at = ?', expired
+            )
+        known = _first_with_key(db, name, (invocation.id, digest, write.idempotency_until), now)
+        if known is not None:
             if known[1] != digest:
                 raise Refused(IdempotencyMismatch(*name))
             transaction.tally.add(invocation.function, DEDUPLICATED)
             return Applied(known[0], True)
-        db.execute(
-            "INSERT OR REPLACE INTO idempotency (function, \"key\", invocation, payload_hash, expires_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (*name, invocation.id, digest, write.idempotency_until),
-        )  # fmt: skip
     applied = transaction.accept(invocation, write.node)
     transaction.flush()
     return applied
 
 
-def cancel_waiting(transaction: Transaction, write: CancelWaiting, now: float) -> Applied:
-    function, status = _state(transaction, write.id)
-    if status is not Status.WAITING or write.id in transaction.claims.held:
-        shown = "claimed" if status is Status.WAITING else status.name.lower()
+def _first_with_key(
+    db: Database, name: tuple[str, str], entry: tuple[int, bytes, float], now: float
+) -> tuple[int, bytes] | None:
+    """The invocation and payload hash that an idempotency key stands for, None when it now stands for those
+    of `entry`.
+    """
+    look = not db.dialect.lock  # on a server each question is a journey: there the insertion asks it too
+    while True:
+        if look:
+            known = db.execute(
+                "SELECT invocation, payload_hash, expires_at FROM idempotency"
+                ' WHERE function = ? AND "key" = ?',
+                name,
+            ).fetchone()
+            if known is not None and known[2] > now:
+                return (known[0], known[1])
+        taken = db.execute(
+            'INSERT INTO idempotency (function, "key", invocation, payload_hash, expires_at)'
+            ' VALUES (?, ?, ?, ?, ?) ON CONFLICT (function, "key") DO UPDATE'
+            " SET invocation = excluded.invocation, payload_hash = excluded.payload_hash,"
+            " expires_at = excluded.expires_at WHERE idempotency.expires_at <= ?",
+            (*name, *entry, now),
+        ).rowcount
+        if taken:
+            return None
+        look = True
+
+
+def cancel_waiting(transaction: Recording, write: CancelWaiting, now: float) -> Applied:
+    function, status, node = _locked(transaction, write.id, "function, status, node")
+    if status != Status.WAITING or node is not None or transaction.is_claimed(write.id):
+        shown = "claimed" if status == Status.WAITING else _shown(status)
         raise Refused(WrongState(f"invocation {show_id(write.id)}", shown, "be cancelled as waiting"))
     transaction.db.execute(
-        "UPDATE invocation SET status = 4, ended_at = ?, error = ? WHERE id = ?",
+        "UPDATE invocation SET status = 4, ended_at = ?, error = ? WHERE id = ? AND status = 0",
         (now, '{"code":"cancelled","message":"cancelled while it waited"}', write.id),
     )
     transaction.tally.add(function, CANCELLED)
     return PLAIN
 
 
-def redrive(transaction: Transaction, write: Redrive, now: float) -> Applied:
-    function, status = _state(transaction, write.id)
-    if status is not Status.DEAD:
-        raise Refused(WrongState(f"invocation {show_id(write.id)}", status.name.lower(), "be redriven"))
-    flow, priority = transaction.db.execute(
-        "SELECT flow, priority FROM invocation WHERE id = ?", (write.id,)
-    ).fetchone()
-    transaction.db.execute(
+def redrive(transaction: Recording, write: Redrive, now: float) -> Applied:
+    db = transaction.db
+    if db.dialect.share:
+        # Retention removes a job only with all of its invocations, and a job is locked before they are.
+        db.execute(
+            f"SELECT id FROM job WHERE id = (SELECT job FROM invocation WHERE id = ?){db.dialect.share}",
+            (write.id,),
+        ).fetchone()
+    function, flow, priority, status = _locked(transaction, write.id, "function, flow, priority, status")
+    if status != Status.DEAD:
+        raise Refused(WrongState(f"invocation {show_id(write.id)}", _shown(status), "be redriven"))
+    db.execute(
         "UPDATE invocation SET status = 0, attempts = 0, due_at = ?, expires_at = ?, started_at = NULL,"
         " ended_at = NULL,"
-        " result = NULL, result_ref = NULL, error = NULL, node = NULL WHERE id = ?",
+        " result = NULL, result_ref = NULL, error = NULL, node = NULL WHERE id = ? AND status = 3",
         (write.due_at, write.expires_at, write.id),
     )
     transaction.tally.add(function, DEAD, -1)
-    transaction.claims.freed(flow, priority, write.due_at, write.id)
+    transaction.freed(flow, priority, write.due_at, write.id)
     return PLAIN
 
 
-def _state(transaction: Transaction, id: int) -> tuple[str, Status]:
-    row = transaction.db.execute("SELECT function, status FROM invocation WHERE id = ?", (id,)).fetchone()
-    if row is None:
-        raise Refused(UnknownInvocation(show_id(id)))
-    return row[0], Status(row[1])
+def _locked(transaction: Recording, id: int, columns: str) -> tuple[Any, ...]:
+    """Columns of an invocation that nobody else changes until the transaction ends."""
+    db = transaction.db
+    while True:
+        row: tuple[Any, ...] | None = db.execute(
+            f"SELECT {columns} FROM invocation WHERE id = ?{db.dialect.lock}", (id,)
+        ).fetchone()
+        if row is not None:
+            return row
+        # A row for which we waited while another node moved it to another partition is not found there.
+        if db.execute("SELECT id FROM invocation WHERE id = ?", (id,)).fetchone() is None:
+            raise Refused(UnknownInvocation(show_id(id)))
 
 
-def seen(transaction: Transaction, write: Seen, now: float) -> Applied:
+def _shown(status: int) -> str:
+    return Status(status).name.lower()
+
+
+def seen(transaction: Recording, write: Seen, now: float) -> Applied:
     """The rules of Seen. A row made or renewed by a listing is `listed`: its sequencer is an older upload's,
     or none.
     """
     db = transaction.db
     name = (write.trigger, write.bucket, write.key, write.version_id)
-    row = db.execute(
-        "SELECT etag, size, sequencer, modified_at, listed FROM ledger"
-        ' WHERE "trigger" = ? AND bucket = ? AND "key" = ? AND version_id = ?',
-        name,
-    ).fetchone()
-    sequencer, by_listing = write.sequencer, write.listed or not write.sequencer
-    if row is not None:
-        etag, size, known, modified_at, listed = row
-        same = (etag, size) == (write.etag, write.size)
-        duplicate = Duplicate(f"s3://{write.bucket}/{write.key} in the ledger of {write.trigger}")
-        if by_listing:
-            if same or write.modified_at < modified_at:
-                raise Refused(duplicate)
-            sequencer = max(known, write.sequencer, key=lambda text: text.rstrip("0"))
-        elif not _higher(write.sequencer, known):
+    by_listing = write.listed or not write.sequencer
+    while (row := _ledger_row(db, name)) is None:
+        inserted = db.execute(
+            'INSERT INTO ledger ("trigger", bucket, "key", version_id, etag, size, sequencer, modified_at,'
+            " listed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*name, write.etag, write.size, write.sequencer, write.modified_at, by_listing),
+        ).rowcount
+        if inserted:
+            return PLAIN  # otherwise another node was faster, and its row is judged
+    sequencer = write.sequencer
+    etag, size, known, modified_at, listed = row
+    same = (etag, size) == (write.etag, write.size)
+    duplicate = Duplicate(f"s3://{write.bucket}/{write.key} in the ledger of {write.trigger}")
+    if by_listing:
+        if same or write.modified_at < modified_at:
             raise Refused(duplicate)
-        elif listed and same:
-            fill = (write.sequencer, *name)
-            raise Refused(duplicate, lambda transaction: _fill_in(transaction, fill))
-        elif listed and write.modified_at < modified_at:
-            raise Refused(
-                duplicate
-            )  # a late notification of an upload that a newer one, already fired, has replaced
+        sequencer = max(known, write.sequencer, key=lambda text: text.rstrip("0"))
+    elif not _higher(write.sequencer, known):
+        raise Refused(duplicate)
+    elif listed and same:
+        fill = (write.sequencer, *name, etag, size)
+        raise Refused(duplicate, lambda transaction: _fill_in(transaction, fill))
+    elif listed and write.modified_at < modified_at:
+        # A late notification of an upload that a newer one, already fired, has replaced.
+        raise Refused(duplicate)
     db.execute(
-        'INSERT OR REPLACE INTO ledger ("trigger", bucket, "key", version_id, etag, size, sequencer,'
-        " modified_at, listed)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*name, write.etag, write.size, sequencer, write.modified_at, by_listing),
+        f"UPDATE ledger SET etag = ?, size = ?, sequencer = ?, modified_at = ?, listed = ? WHERE {_LEDGER}",
+        (write.etag, write.size, sequencer, write.modified_at, by_listing, *name),
     )
     return PLAIN
 
 
-def _fill_in(transaction: Transaction, fill: tuple[str, ...]) -> None:
+_LEDGER = '"trigger" = ? AND bucket = ? AND "key" = ? AND version_id = ?'
+
+
+def _ledger_row(db: Database, name: tuple[str, ...]) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = db.execute(
+        f"SELECT etag, size, sequencer, modified_at, listed FROM ledger WHERE {_LEDGER}{db.dialect.lock}",
+        name,
+    ).fetchone()
+    return row
+
+
+def _fill_in(transaction: Recording, fill: tuple[Any, ...]) -> None:
     """A late notification gives its sequencer to the row that a sweep made, though its list is refused."""
     transaction.db.execute(
-        "UPDATE ledger SET sequencer = ?, listed = 0"
-        ' WHERE "trigger" = ? AND bucket = ? AND "key" = ? AND version_id = ?',
+        f"UPDATE ledger SET sequencer = ?, listed = FALSE WHERE {_LEDGER} AND listed AND etag = ?"
+        " AND size = ?",
         fill,
     )
 
@@ -180,18 +233,20 @@ def _higher(sequencer: str, known: str) -> bool:
     return sequencer.ljust(length, "0") > known.ljust(length, "0")
 
 
-def forget(transaction: Transaction, write: Forget, now: float) -> Applied:
+def forget(transaction: Recording, write: Forget, now: float) -> Applied:
     transaction.db.executemany(
         'DELETE FROM ledger WHERE "trigger" = ? AND bucket = ? AND "key" = ?',
-        [(write.trigger, write.bucket, key) for key in write.keys],
+        [(write.trigger, write.bucket, key) for key in sorted(write.keys)],
     )
     return PLAIN
 
 
-def fired(transaction: Transaction, write: Fired, now: float) -> Applied:
+def fired(transaction: Recording, write: Fired, now: float) -> Applied:
     db = transaction.db
     duplicate = Duplicate(f"schedule {write.schedule} at {write.due_at}, generation {write.generation}")
-    row = db.execute("SELECT generation FROM schedule WHERE name = ?", (write.schedule,)).fetchone()
+    row = db.execute(
+        f"SELECT generation FROM schedule WHERE name = ?{db.dialect.lock}", (write.schedule,)
+    ).fetchone()
     if row is None or row[0] != write.generation:
         raise Refused(duplicate)
     oldest = db.execute(
@@ -201,33 +256,41 @@ def fired(transaction: Transaction, write: Fired, now: float) -> Applied:
     if oldest is not None and write.due_at <= oldest[0]:
         raise Refused(duplicate)
     inserted = db.execute(
-        "INSERT OR IGNORE INTO fired VALUES (?, ?)", (write.schedule, write.due_at)
+        "INSERT INTO fired (schedule, due_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        (write.schedule, write.due_at),
     ).rowcount
     if not inserted:
         raise Refused(duplicate)
     if oldest is not None:
         db.execute("DELETE FROM fired WHERE schedule = ? AND due_at < ?", (write.schedule, oldest[0]))
     db.execute(
-        "UPDATE schedule SET last_due_at = max(coalesce(last_due_at, :due), :due) WHERE name = :name",
+        "UPDATE schedule SET last_due_at = CASE WHEN last_due_at > :due THEN last_due_at ELSE :due END"
+        " WHERE name = :name",
         {"due": write.due_at, "name": write.schedule},
     )
     return PLAIN
 
 
-def cursor_moved(transaction: Transaction, write: CursorMoved, now: float) -> Applied:
-    transaction.db.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", (write.name, write.value))
+def cursor_moved(transaction: Recording, write: CursorMoved, now: float) -> Applied:
+    transaction.db.execute(
+        "INSERT INTO cursor (name, value) VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (write.name, write.value),
+    )
     return PLAIN
 
 
-def function_paused(transaction: Transaction, write: FunctionPaused, now: float) -> Applied:
+def function_paused(transaction: Recording, write: FunctionPaused, now: float) -> Applied:
     if write.paused:
-        transaction.db.execute("INSERT OR IGNORE INTO paused VALUES (?)", (write.function,))
+        transaction.db.execute(
+            "INSERT INTO paused (function) VALUES (?) ON CONFLICT DO NOTHING", (write.function,)
+        )
     else:
         transaction.db.execute("DELETE FROM paused WHERE function = ?", (write.function,))
     return PLAIN
 
 
-def closed(transaction: Transaction, write: Closed, now: float) -> Applied:
+def closed(transaction: Recording, write: Closed, now: float) -> Applied:
     transaction.db.execute("DELETE FROM closure WHERE until_at <= ?", (now,))
     transaction.db.execute(
         "INSERT INTO closure (name, until_at, reason) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
@@ -238,12 +301,12 @@ def closed(transaction: Transaction, write: Closed, now: float) -> Applied:
     return PLAIN
 
 
-def opened(transaction: Transaction, write: Opened, now: float) -> Applied:
+def opened(transaction: Recording, write: Opened, now: float) -> Applied:
     transaction.db.execute("DELETE FROM closure WHERE name = ?", (write.name,))
     return PLAIN
 
 
-def deployed(transaction: Transaction, write: Deployed, now: float) -> Applied:
+def deployed(transaction: Recording, write: Deployed, now: float) -> Applied:
     transaction.db.execute(
         "INSERT INTO deployment (node, since, version) VALUES (?, ?, ?)"
         " ON CONFLICT (node, since) DO UPDATE SET version = excluded.version",
@@ -252,7 +315,7 @@ def deployed(transaction: Transaction, write: Deployed, now: float) -> Applied:
     return PLAIN
 
 
-_STEPS: dict[type, Callable[[Transaction, Any, float], Applied]] = {
+_STEPS: dict[type, Callable[[Recording, Any, float], Applied]] = {
     Put: put,
     CancelWaiting: cancel_waiting,
     Redrive: redrive,

@@ -1,8 +1,10 @@
 """Tally: what one transaction adds to the books, function by function.
 
-Imports nothing of the house. The books are the sums over the shards of table `counter`; they survive
+Imports its own room. The books are the sums over the shards of table `counter`; they survive
 retention.
 """
+
+from headrace.runtime.store.database import Database
 
 BOOK_NAMES = (
     "accepted", "succeeded", "dead", "cancelled", "deduplicated",
@@ -15,6 +17,14 @@ ACCEPTED, SUCCEEDED, DEAD, CANCELLED, DEDUPLICATED = range(5)
 
 REMOVED = 4
 """From the column of an end to the column of its removal."""
+
+
+_ADD = (
+    f"INSERT INTO counter (function, shard, {', '.join(BOOK_NAMES)})"
+    f" VALUES (?, ?, {', '.join('?' * len(BOOK_NAMES))})"
+    " ON CONFLICT (function, shard) DO UPDATE SET "
+    + ", ".join(f"{name} = counter.{name} + excluded.{name}" for name in BOOK_NAMES)
+)
 
 
 class Tally:
@@ -33,3 +43,12 @@ class Tally:
         for function, row in other.by_function.items():
             for column, count in enumerate(row):
                 self.add(function, column, count)
+
+
+def add_to_books(db: Database, tally: Tally, shard: int) -> None:
+    """Add what a transaction counted to a shard of the books: as its last step, and in one order, so that
+    transactions neither wait long for each other nor in a circle.
+    """
+    rows = [(name, shard, *row) for name, row in sorted(tally.by_function.items()) if any(row)]
+    if rows:
+        db.executemany(_ADD, rows)

@@ -11,18 +11,14 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from headrace.runtime.errors import Duplicate, HeadraceError, LeaseLost
-from headrace.runtime.model.ids import show_id
+from headrace.runtime.errors import Duplicate
 from headrace.runtime.model.invocation import Claim, Invocation, Status
 from headrace.runtime.model.write import Applied, ChunkDone, MarkRunning, Put, Retry, Settle, Write
 from headrace.runtime.store.claims import Claims
+from headrace.runtime.store.database import SqliteDatabase
+from headrace.runtime.store.recording import PLAIN, Answer, Recording, Refused, lease_lost
 from headrace.runtime.store.rows import INVOCATION, invocation_row, text_of
-from headrace.runtime.store.tally import ACCEPTED, BOOK_NAMES, Tally
-
-Answer = list[Applied] | BaseException
-
-PLAIN = Applied()
-"""The answer to a write that succeeded and has nothing to tell; treated as frozen."""
+from headrace.runtime.store.tally import ACCEPTED, Tally, add_to_books
 
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _ENDED = (_SUCCEEDED, _DEAD, _CANCELLED)
@@ -50,12 +46,6 @@ _MARK = (
     "UPDATE invocation SET status = 1, node = v.column2, started_at = v.column3"
     " FROM (VALUES (?, ?, ?)) AS v WHERE id = v.column1"
 )
-_COUNT = (
-    f"INSERT INTO counter (function, shard, {', '.join(BOOK_NAMES)})"
-    f" VALUES (?, 0, {', '.join('?' * len(BOOK_NAMES))})"
-    " ON CONFLICT (function, shard) DO UPDATE SET "
-    + ", ".join(f"{name} = {name} + excluded.{name}" for name in BOOK_NAMES)
-)
 
 
 def _statements(text: str, row: str) -> dict[int, str]:
@@ -72,20 +62,6 @@ _PUT_BY_SIZE = _statements(_PUT, f"({', '.join('?' * 17)}, 0)")
 _SETTLE_PLAIN_BY_SIZE = _statements(_SETTLE_PLAIN, "(?, ?, ?, ?, ?, ?)")
 
 
-class Refused(Exception):
-    """One write was refused: its caller's list is undone, and `reason` is the answer."""
-
-    def __init__(self, reason: HeadraceError, after: Callable[["Transaction"], None] | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.after = after
-        """What is to be recorded although the list is not."""
-
-
-def lease_lost(claim: Claim) -> Refused:
-    return Refused(LeaseLost(show_id(claim.invocation.id), claim.node, claim.attempt))
-
-
 class Transaction:
     """The lists of one commit: `run`, `close`, then the caller commits; on any error it rolls back and
     `undo`es.
@@ -93,10 +69,10 @@ class Transaction:
 
     def __init__(
         self,
-        db: sqlite3.Connection,
+        db: SqliteDatabase,
         claims: Claims,
-        cold: Callable[["Transaction", Write, float], Applied],
-        gather: Callable[["Transaction", ChunkDone], Applied],
+        cold: Callable[[Recording, Write, float], Applied],
+        gather: Callable[[Recording, ChunkDone], Applied],
     ) -> None:
         self.db = db
         self.claims = claims
@@ -131,9 +107,7 @@ class Transaction:
 
     def close(self) -> None:
         """Record the books."""
-        self.db.executemany(
-            _COUNT, [(name, *row) for name, row in self.tally.by_function.items() if any(row)]
-        )
+        add_to_books(self.db, self.tally, 0)
 
     def undo(self) -> None:
         """Forget everything; the database has been rolled back."""
@@ -208,6 +182,20 @@ class Transaction:
         self.db.execute("RELEASE list")
         self.claims.undo_to(mark)
         self._truncate((0, 0, 0, 0, 0, 0, 0))
+
+    # ---- for steps, which see it as a Recording ----
+
+    def is_claimed(self, id: int) -> bool:
+        return id in self.claims.held
+
+    def claimed_of_job(self, job: int) -> list[int]:
+        return [id for id, claim in self.claims.held.items() if claim.invocation.job == job]
+
+    def drop_claim(self, id: int) -> None:
+        self.claims.drop(id)
+
+    def freed(self, flow: str, priority: int, due_at: float, id: int) -> None:
+        self.claims.freed(flow, priority, due_at, id)
 
     # ---- the writes of the usual path ----
 

@@ -19,8 +19,10 @@ from headrace.runtime.clock import Clock
 from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
 from headrace.runtime.model.write import Applied, ChunkDone, Write
 from headrace.runtime.store.claims import Claims
+from headrace.runtime.store.database import SqliteDatabase
 from headrace.runtime.store.protocol import Done
-from headrace.runtime.store.transaction import Answer, Transaction
+from headrace.runtime.store.recording import Answer, Recording
+from headrace.runtime.store.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -36,7 +38,7 @@ class _Call:
 
     __slots__ = ("future", "run")
 
-    def __init__(self, run: Callable[[sqlite3.Connection], Any], future: "asyncio.Future[Any]") -> None:
+    def __init__(self, run: Callable[[SqliteDatabase], Any], future: "asyncio.Future[Any]") -> None:
         self.run, self.future = run, future
 
 
@@ -48,12 +50,12 @@ class Writer:
 
     def __init__(
         self,
-        db: sqlite3.Connection,
+        db: SqliteDatabase,
         path: str,
         claims: Claims,
         clock: Clock,
-        cold: Callable[[Transaction, Write, float], Applied],
-        gather: Callable[[Transaction, ChunkDone], Applied],
+        cold: Callable[[Recording, Write, float], Applied],
+        gather: Callable[[Recording, ChunkDone], Applied],
     ) -> None:
         self._db = db
         self._path = path
@@ -81,7 +83,7 @@ class Writer:
             return
         self._waiting.put((writes, done, now, on_disk))
 
-    async def call(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    async def call(self, run: Callable[[SqliteDatabase], T]) -> T:
         """What `run` returns or raises, on the thread, after all that was submitted before."""
         if self._stopping:
             raise StoreUnavailable("the store is stopped")

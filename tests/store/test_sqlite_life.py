@@ -36,6 +36,7 @@ from headrace.runtime.model.write import (
     Write,
 )
 from headrace.runtime.store import holder
+from headrace.runtime.store.database import SqliteDatabase
 from headrace.runtime.store.migrate import upgrade
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.schema import fresh_sql
@@ -274,7 +275,7 @@ async def test_whatever_was_acknowledged_survives_kill_9(tmp_path: Path) -> None
 # ---- faults ----
 
 
-class Failing(sqlite3.Connection):
+class Failing(SqliteDatabase):
     """A connection whose Nth statement fails from now on, once."""
 
     countdown = -1
@@ -376,7 +377,7 @@ async def test_a_failed_commit_leaves_claims_as_they_were(tmp_path: Path) -> Non
     await store.stop()
 
 
-class Bounded(sqlite3.Connection):
+class Bounded(SqliteDatabase):
     """A connection that a test can reach, to bound the file's pages."""
 
     opened: "Bounded | None" = None

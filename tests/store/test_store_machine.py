@@ -7,12 +7,23 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from postgres_server import PostgresServer
 from store_values import balance, dead, ok, request
 
 from headrace.runtime.errors import LeaseLost, WrongState
 from headrace.runtime.model.invocation import Claim, Status
 from headrace.runtime.model.write import Applied, CancelWaiting, MarkRunning, Put, Redrive, Retry, Write
+from headrace.runtime.store.postgres.store import PostgresStore
+from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 
 NODES = ("north", "south")
@@ -37,11 +48,19 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.store = SqliteStore(Path(self.folder.name) / "headrace.db")
+        self.store = self.opened()
         self.known: dict[int, Known] = {}
         self.ended: set[int] = set()
         self.now = 0.0
+
+    def opened(self) -> Store:
+        """A store on the machine's own database, not started."""
+        raise NotImplementedError
+
+    def removed(self) -> None:
+        """The machine's database is not needed any more."""
+
+    claims_outlive_the_store = True
 
     def wait(self, coroutine):  # type: ignore[no-untyped-def]
         return self.runner.run(coroutine)
@@ -154,7 +173,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert {claim.invocation.id for claim in taken} == {id for id, known in held.items() if known.marked}
         for id, known in held.items():
             self.free(id, spent=known.marked)
-        self.wait(self.store.renew(node, until=self.now + 1000))
+        self.wait(self.store.join(node, until=self.now + 1000, now=self.now))
 
     @rule(id=ids)
     def cancel(self, id: int) -> None:
@@ -179,8 +198,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.wait(self.store.stop())
-        self.store = SqliteStore(self.store.path)
+        self.store = self.opened()
         self.wait(self.store.start())
+        if self.claims_outlive_the_store:
+            assert self.wait(self.store.release_expired(now=self.now)) == []
+            return
         lost = self.wait(self.store.release_expired(now=self.now))
         assert {claim.invocation.id for claim in lost} == {id for id, k in self.known.items() if k.marked}
         for id, known in self.known.items():
@@ -208,8 +230,41 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.wait(self.store.stop())
         self.runner.close()
+        self.removed()
+
+
+class SqliteMachine(StoreMachine):
+    claims_outlive_the_store = False
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        super().__init__()
+
+    def opened(self) -> Store:
+        return SqliteStore(Path(self.folder.name) / "headrace.db")
+
+    def removed(self) -> None:
         self.folder.cleanup()
 
 
-TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+def test_sqlite_agrees_with_a_dict() -> None:
+    run_state_machine_as_test(
+        SqliteMachine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None)
+    )
+
+
+def test_postgres_agrees_with_a_dict(postgres_server: PostgresServer) -> None:
+    class PostgresMachine(StoreMachine):
+        def __init__(self) -> None:
+            self.url = postgres_server.database()
+            super().__init__()
+
+        def opened(self) -> Store:
+            return PostgresStore(self.url)
+
+        def removed(self) -> None:
+            postgres_server.drop(self.url)
+
+    run_state_machine_as_test(
+        PostgresMachine, settings=settings(max_examples=10, stateful_step_count=30, deadline=None)
+    )

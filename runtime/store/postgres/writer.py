@@ -1,0 +1,320 @@
+"""Writer: the one thread of a node that writes to the PostgreSQL database, on one connection.
+
+Imports the floor and its own room. Whatever waits is drained together and recorded in one transaction; then
+one call into the event loop tells all callers of that transaction. When the connection is lost, what was not
+committed for certain is written again on a new one; and where the answer to a COMMIT was lost, the new
+connection finds out whether it happened, so that nobody is told that their writes failed which stand.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from headrace.runtime.clock import Clock
+from headrace.runtime.errors import HeadraceError, StoreUnavailable
+from headrace.runtime.model.write import Applied, ChunkDone, Write
+from headrace.runtime.store.postgres.connection import PostgresDatabase
+from headrace.runtime.store.postgres.fault import AGAIN, fault, is_database_fault
+from headrace.runtime.store.postgres.transaction import SHARDS, Stale, Transaction
+from headrace.runtime.store.protocol import Done
+from headrace.runtime.store.recording import Answer, Recording
+
+T = TypeVar("T")
+
+WRITES_MAX = 5_000
+"""Writes packed into one transaction; a longer list of one caller still is one transaction."""
+
+WAITING_MAX = 500_000
+"""Lists that may wait for the thread; beyond that the answer is StoreUnavailable."""
+
+PATIENCE_S = 10.0
+"""For how long after the loss of the connection writes wait for another one."""
+
+_PAUSE_S = 0.2
+_RETRY_S = 1.0
+_TRIES = 20
+_CARELESS_MAX = 3
+_NAME = "headrace writer"
+
+
+class _Call:
+    """Something to run on the thread in a transaction of its own, and the future of its result."""
+
+    __slots__ = ("changed", "future", "run")
+
+    def __init__(
+        self,
+        run: Callable[[PostgresDatabase], Any],
+        changed: Callable[[Any], bool],
+        future: "asyncio.Future[Any]",
+    ) -> None:
+        self.run, self.changed, self.future = run, changed, future
+
+
+_Item = tuple[Sequence[Write], Done, float]
+
+
+class Writer:
+    """Group commit on its own thread: `start` once, `submit` and `call` from the event loop, then `stop`.
+
+    `number` is the node's; it chooses the shard of the books. `patience_s` is for how long a lost connection
+    is waited for before writes are answered with StoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        db: PostgresDatabase,
+        url: str,
+        where: str,
+        clock: Clock,
+        cold: Callable[[Recording, Write, float], Applied],
+        gather: Callable[[Recording, Sequence[ChunkDone]], list[Applied]],
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._db: PostgresDatabase = db
+        self._url = url
+        self._where = where
+        self._clock = clock
+        self._cold = cold
+        self._gather = gather
+        self._patience_s = patience_s
+        self._waiting: deque[_Item | _Call] = deque()
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        self._lost_at: float | None = None
+        self._tried_at = 0.0
+        self._trouble: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
+        self.number = 0
+        self.commits = 0
+        self.reconnects = 0
+        self.durations: deque[float] = deque(maxlen=256)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, writes: Sequence[Write], done: Done, now: float) -> None:
+        if self._ending.is_set() or len(self._waiting) >= WAITING_MAX:
+            why = "the store is stopped" if self._ending.is_set() else "too many writes wait for the database"
+            self._loop.call_soon(done, StoreUnavailable(why))
+            return
+        self._waiting.append((writes, done, now))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    async def call(
+        self, run: Callable[[PostgresDatabase], T], *, changed: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """What `run` returns or raises, on the thread, after all that was submitted before. It runs in a
+        transaction, again from the start when that meets another's; which is committed when its result has
+        `changed` something.
+        """
+        if self._ending.is_set():
+            raise StoreUnavailable("the store is stopped")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.append(_Call(run, changed, future))
+        self._wake.set()
+        return await future
+
+    async def stop(self) -> None:
+        """Record everything that waits, then end the thread and close the connection."""
+        if self._ending.is_set():
+            return
+        self._ending.set()
+        self._wake.set()
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def pid(self) -> int:
+        """The server's process of this connection, by which its own notifications are known."""
+        return self._db.pid
+
+    @property
+    def connected(self) -> bool:
+        return not self._db.broken
+
+    # ---- on the thread ----
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()  # before draining: what is appended from here on sets it again
+            ending = self._ending.is_set()
+            while self._waiting:
+                self._step()
+            if ending:
+                self._db.close()
+                return
+
+    def _step(self) -> None:
+        """Drain at most one transaction's worth, record it, and answer; then the call that came with it."""
+        waiting = self._waiting
+        items: list[_Item] = []
+        call: _Call | None = None
+        room = WRITES_MAX
+        while waiting and room > 0:
+            item = waiting.popleft()
+            if type(item) is _Call:
+                call = item
+                break
+            items.append(item)  # type: ignore[arg-type]
+            room -= len(item[0])  # type: ignore[index]
+        if items:
+            self._on_loop(_deliver, [done for _, done, _ in items], self._record(items))
+        if call is not None:
+            self._serve(call)
+
+    def _record(self, items: list[_Item]) -> list[Answer]:
+        lists = [(writes, now) for writes, _, now in items]
+        began = self._clock.monotonic()
+        careless = 0
+        carefully = False
+        apart: set[int] = set()
+
+        def run(db: PostgresDatabase, outcome: list[list[Answer]]) -> None:
+            nonlocal carefully, careless
+            while True:
+                transaction = Transaction(db, self.number % SHARDS, self._cold, self._gather)
+                try:
+                    outcome[:] = [
+                        transaction.run(lists, at_once=not careless, carefully=carefully, apart=apart)
+                    ]
+                    transaction.finish()
+                except Stale as stale:
+                    careless += 1
+                    carefully = careless > _CARELESS_MAX or (bool(apart) and stale.places <= apart)
+                    apart.update(stale.places)
+                except Exception as error:
+                    if db.broken or carefully or is_database_fault(error):
+                        raise
+                    carefully = True  # one list spoils the others' statements: give each its own
+                else:
+                    return
+                db.rollback()
+
+        try:
+            answers = self._transact(run)
+        except Exception as error:
+            return [fault(error, self._where)] * len(items)
+        self.commits += 1
+        self.durations.append(self._clock.monotonic() - began)
+        return [fault(one, self._where) if isinstance(one, Exception) else one for one in answers]
+
+    def _serve(self, call: _Call) -> None:
+        def run(db: PostgresDatabase, outcome: list[Any]) -> None:
+            db.begin()
+            outcome[:] = [call.run(db)]
+            if call.changed(outcome[0]):
+                db.commit()
+            else:
+                db.rollback()
+
+        try:
+            result = self._transact(run)
+        except Exception as error:
+            self._on_loop(_fail, call.future, fault(error, self._where))
+        else:
+            self._on_loop(_resolve, call.future, result)
+
+    def _transact(self, run: Callable[[PostgresDatabase, list[T]], None]) -> T:
+        """Run what makes and commits one transaction, over lost connections and meetings with others'. It
+        puts its outcome into the list that it is given, before it commits.
+        """
+        for tries in range(1, _TRIES + 1):
+            db = self._connection()
+            outcome: list[T] = []
+            try:
+                run(db, outcome)
+            except Exception as error:
+                if not db.broken:
+                    db.rollback()
+                    if isinstance(error, AGAIN) and tries < _TRIES:
+                        continue
+                    raise
+                db.close()
+                self._lost_at = self._clock.monotonic()
+                if db.pending and self._happened(db):
+                    return outcome[0]
+            else:
+                return outcome[0]
+        raise StoreUnavailable(f"{self._where}: the connection is lost again and again")
+
+    def _happened(self, lost: PostgresDatabase) -> bool:
+        """Whether a transaction whose COMMIT got no answer stands."""
+        for _ in range(_TRIES):
+            try:
+                db = self._connection()
+                return db.happened(lost.mark, lost.commits)
+            except psycopg.Error:
+                db.close()
+            except HeadraceError as error:
+                raise StoreUnavailable(
+                    f"{self._where}: the connection was lost while writes were committed: whether they are"
+                    f" recorded is not known, since there is no other connection yet ({error})"
+                ) from error
+        raise StoreUnavailable(f"{self._where}: it is not known whether writes are recorded")
+
+    def _connection(self) -> PostgresDatabase:
+        """The connection, or another one when it was lost. Raises StoreUnavailable after some patience."""
+        if not self._db.broken:
+            return self._db
+        while True:
+            now = self._clock.monotonic()
+            if self._lost_at is None:
+                self._lost_at = now
+            impatient = now - self._lost_at >= self._patience_s or self._ending.is_set()
+            if impatient and now - self._tried_at < _RETRY_S and self._tried_at > self._lost_at:
+                raise StoreUnavailable(str(self._trouble))
+            self._tried_at = now
+            try:
+                db = PostgresDatabase.connect(self._url, name=_NAME)
+                try:
+                    db.make_mark()
+                except BaseException:
+                    db.close()
+                    raise
+            except psycopg.Error as error:
+                self._trouble = fault(error, self._where)
+                if impatient:
+                    raise self._trouble from error
+                self._ending.wait(_PAUSE_S)
+                continue
+            self._db, self._lost_at = db, None
+            self.reconnects += 1
+            return db
+
+    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
+        # A loop that was closed without `stop` has nobody left to tell; what is recorded stays recorded.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _deliver(dones: list[Done], answers: list[Answer]) -> None:
+    for done, answer in zip(dones, answers, strict=True):
+        try:
+            done(answer)
+        except Exception as error:  # one caller's mistake must not keep the others from their answers
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a caller failed on the answer to its writes", "exception": error}
+            )
+
+
+def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
