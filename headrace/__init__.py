@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from headrace.runtime.app import App
     from headrace.runtime.client import AsyncClient, Client
-    from headrace.runtime.errors import HeadraceError
+    from headrace.runtime.errors import HeadraceError, RetryAfter
     from headrace.runtime.jobs.chunk import Chunk
     from headrace.runtime.jobs.reduce import all_results
     from headrace.runtime.jobs.split import Csv, Items, JsonLines, Lines
@@ -38,6 +38,7 @@ __all__ = [
     "Items",
     "JsonLines",
     "Lines",
+    "RetryAfter",
     "RetryPolicy",
     "Schedule",
     "ScheduleEvent",
@@ -61,6 +62,7 @@ _HOMES = {
     "Items": "headrace.runtime.jobs.split",
     "JsonLines": "headrace.runtime.jobs.split",
     "Lines": "headrace.runtime.jobs.split",
+    "RetryAfter": "headrace.runtime.errors",
     "RetryPolicy": "headrace.runtime.model.policy",
     "Schedule": "headrace.triggers.schedule",
     "ScheduleEvent": "headrace.runtime.model.event",

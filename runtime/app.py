@@ -110,7 +110,12 @@ class App:
         memory: int | str = DEFAULT_MEMORY_BYTES,
         retries: int | RetryPolicy = 2,
         max_age: float = DEFAULT_MAX_AGE_S,
+        memory_max: int | str | None = None,
         reserved_concurrency: int | None = None,
+        rate: str | None = None,
+        rate_burst: int | None = None,
+        concurrency_key: str | None = None,
+        key_concurrency: int | None = None,
         weight: int = 1,
         priority: int = 0,
         on_failure: str | None = None,
@@ -129,7 +134,16 @@ class App:
                 tree.
             retries: attempts after the first, 0 and up, or a RetryPolicy.
             max_age: seconds after which an event that has not succeeded is dead (`expired`).
+            memory_max: up to this an attempt that ran out of memory is made again with twice as much, which
+                costs none of its retries.
             reserved_concurrency: the most attempts at once; 0 stops the function. None: no limit.
+            rate: the most attempts begun in a time: "100/s", "10/m", "500/h"; "100/s:20" lets 20 begin at
+                once, else a tenth of a second's worth may, at least one.
+            rate_burst: the same as what follows the colon.
+            concurrency_key: where in the event the key is, such as "customer.id": of one key no more than
+                `key_concurrency` attempts are made at once.
+            key_concurrency: the most attempts at once of one key, 1 and up; 1 when there is a
+                `concurrency_key`.
             weight: its share of the workers beside other functions, 1 to 1,000.
             priority: higher runs first, -100 to 100.
             on_failure: the function that gets the events whose last attempt failed.
@@ -180,6 +194,11 @@ class App:
             from headrace.runtime.jobs.runner import job_entry
 
             full = self._name(target, name)
+            for setting in ("concurrency_key", "key_concurrency"):
+                if settings.get(setting) is not None:
+                    raise InvalidFunction(
+                        full, f"a job has no {setting}", "Use max_concurrency= for the chunks of one job."
+                    )
             if not hasattr(split, "to_dict"):
                 raise InvalidFunction(
                     full, f"split is {split!r}", "Use Csv(…), JsonLines(…), Lines(…) or Items(…)."
@@ -319,7 +338,12 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
         "memory",
         "retries",
         "max_age",
+        "memory_max",
         "reserved_concurrency",
+        "rate",
+        "rate_burst",
+        "concurrency_key",
+        "key_concurrency",
         "weight",
         "priority",
         "on_failure",
@@ -337,13 +361,20 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
             )
     if "timeout" in given:
         out["timeout_s"] = float(number("timeout", 0.001, 86_400))
-    if "memory" in given:
+    for name in ("memory", "memory_max"):
+        if name not in given or (name == "memory_max" and given[name] is None):
+            continue
         try:
-            out["memory_bytes"] = read_size(given["memory"], field="memory")
+            size = read_size(given[name], field=name)
         except HeadraceError as error:
             raise InvalidFunction(function, str(error), error.hint) from None
-        if out["memory_bytes"] < 1 << 20:
-            raise InvalidFunction(function, f"memory is {given['memory']!r}", "It must be at least 1 MiB.")
+        if size < 1 << 20:
+            raise InvalidFunction(function, f"{name} is {given[name]!r}", "It must be at least 1 MiB.")
+        out[f"{name}_bytes"] = size
+    if out.get("memory_max_bytes", 1 << 62) < out.get("memory_bytes", 0):
+        raise InvalidFunction(
+            function, f"memory_max is {given['memory_max']!r}", "It must not be below memory=."
+        )
     if "retries" in given:
         retries = given["retries"]
         if isinstance(retries, RetryPolicy):
@@ -354,6 +385,25 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
         out["max_age_s"] = float(number("max_age", 1, 365 * 86_400))
     if given.get("reserved_concurrency") is not None:
         out["reserved_concurrency"] = number("reserved_concurrency", 0, 100_000, whole=True)
+    if given.get("rate") is not None:
+        out["rate"], out["rate_burst"] = _rate(function, given["rate"])
+    if given.get("rate_burst") is not None:
+        burst = float(number("rate_burst", 1, 1_000_000, whole=True))
+        if "rate" not in out or ":" in given["rate"]:
+            raise InvalidFunction(
+                function, f"rate_burst is {given['rate_burst']!r}", 'Give it with a rate="100/s" without one.'
+            )
+        out["rate_burst"] = burst
+    if given.get("concurrency_key") is not None:
+        path = given["concurrency_key"]
+        if not isinstance(path, str) or not all(path.split(".")) or len(path) > 500:
+            raise InvalidFunction(
+                function, f"concurrency_key is {path!r}", 'Give a dotted path into the event: "customer.id".'
+            )
+        out["concurrency_key"] = tuple(path.split("."))
+        out["key_concurrency"] = 1
+    if given.get("key_concurrency") is not None:
+        out["key_concurrency"] = number("key_concurrency", 1, 100_000, whole=True)
     if "weight" in given:
         out["weight"] = number("weight", 1, 1000, whole=True)
     if "priority" in given:
@@ -379,3 +429,24 @@ def _check_path(declared: Declared, trigger: Any) -> None:
                 f"the path of {trigger!r} has {{{name}}}, but the function has no parameter {name!r}",
                 f"Add a parameter {name}, or take `event`.",
             )
+
+
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?) */ *(s|m|h)(?: *: *([0-9]+))?")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _rate(function: str, text: Any) -> tuple[float, float]:
+    """Attempts begun a second, and the burst, of a text such as "100/s" or "10/m:5"."""
+    found = _RATE.fullmatch(text.strip()) if isinstance(text, str) else None
+    hint = 'Write how many in a second, minute or hour: "100/s", "10/m", "500/h", or "100/s:20" with a burst.'
+    if found is None:
+        raise InvalidFunction(function, f"rate is {text!r}", hint)
+    rate = float(found[1]) / _SECONDS[found[2]]
+    burst = float(found[3]) if found[3] else float(max(int(rate / 10), 1))
+    if not 1 / 86_400 <= rate <= 1_000_000 or not 1 <= burst <= 1_000_000:
+        raise InvalidFunction(
+            function,
+            f"rate is {text!r}",
+            "It must be from one a day to 1,000,000 a second, its burst at least 1.",
+        )
+    return rate, burst

@@ -13,6 +13,9 @@ from typing import Any
 
 import msgspec
 
+SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv", "site-packages", "tests", "data"})
+"""Folders that are no part of the code, wherever they are below it."""
+
 
 class CodeRequest(msgspec.Struct, kw_only=True):
     """What to load: files, folders or module names, or one app by cloudpickle (base64). `defaults` are

@@ -234,6 +234,7 @@ class NodeBackend:
                         priority=options.priority,
                         tags=",".join(options.tags) if options.tags else None,
                         now=now,
+                        concurrency_key=options.key,
                     )
             except HeadraceError as error:
                 future.failed(error)
@@ -298,10 +299,14 @@ class NodeBackend:
             if len(payload) > INLINE_PAYLOAD_BYTES:
                 ref = f"s3://{SYSTEM_BUCKET}/payloads/{show_id(node.ids.next())}.json"
                 await node.in_thread(node.objects.put, *parse_object_url(ref), payload)
+            key = options.key
+            if ref and key is None:  # it is found here, since the payload is not handed on
+                key = dispatcher.key_in(name, payload)
             put = dispatcher.prepare(
                 name,
                 b"" if ref else payload,
                 payload_ref=ref,
+                concurrency_key=key,
                 delay_s=options.delay_s,
                 priority=options.priority,
                 tags=",".join(options.tags) if options.tags else None,

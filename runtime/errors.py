@@ -4,7 +4,8 @@
     ├── Invalid            the caller fixes the call (400 to 422)
     │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent
     │   ├── InvalidKey, InvalidBucketName, InvalidObjectUrl
-    │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, NoSuchBucket, NoSuchObject
+    │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, UnknownSubject, UnknownVersion,
+    │   │                  NoSuchBucket, NoSuchObject
     │   ├── Conflict       PreconditionFailed, IdempotencyMismatch, InProgress, WrongState
     │   ├── Unauthorized, Forbidden
     │   └── InvalidSettings, InvalidFunction, LoadFailed
@@ -24,6 +25,7 @@ pickles between processes; `code` is stable and part of the API, `hint` says wha
 answer over HTTP.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -170,6 +172,36 @@ class UnknownJob(Unknown):
         return f"there is no job {self.args[0]!r}"
 
 
+class UnknownSubject(Unknown):
+    """A name stands for no invocation, job, schedule or function: (name, schedules that end in it)."""
+
+    code = "unknown_subject"
+
+    def __init__(self, name: str, candidates: Sequence[str] = ()) -> None:
+        super().__init__(name, tuple(candidates))
+        self.hint = (
+            f"Give one of these in full: {', '.join(candidates)}."
+            if candidates
+            else "Give an invocation's or a job's id, or the name of a function or a schedule; what has ended"
+            " is kept for the retention time only."
+        )
+
+    def __str__(self) -> str:
+        what = "several schedules are" if self.args[1] else "no invocation, job, schedule or function is"
+        return f"{what} named {self.args[0]!r}"
+
+
+class UnknownVersion(Unknown):
+    """The code of a version is not kept: (version, why)."""
+
+    code = "unknown_version"
+    hint = "Replay with the code that you have: `headrace replay ID --code here`."
+
+    def __str__(self) -> str:
+        why = f": {self.args[1]}" if self.args[1] else ""
+        return f"the code of version {self.args[0] or '(none)'} is not kept{why}"
+
+
 class NoSuchBucket(Unknown):
     """(bucket)."""
 
@@ -310,6 +342,30 @@ class Throttled(Retryable):
     def __init__(self, what: str, retry_after_s: float = 1.0) -> None:
         super().__init__(what, retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class RetryAfter(Throttled):
+    """Raised in a function: try again later, which costs no attempt: (seconds, key).
+
+    Until then nothing of the key is begun, in any function; without one, nothing of the invocation's own
+    concurrency key; and when it has none, nothing of the function. `seconds` are 0 to a year.
+    """
+
+    code = "retry_after"
+    hint = "Try again after the time in Retry-After."
+
+    def __init__(self, seconds: float, key: str | None = None) -> None:
+        if not 0 <= seconds <= 366 * 86_400:
+            raise ValueError(f"RetryAfter takes 0 to {366 * 86_400} seconds, not {seconds!r}")
+        if key is not None and not (isinstance(key, str) and 0 < len(key.encode("utf-8", "replace")) <= 256):
+            raise ValueError("RetryAfter takes a key of 1 to 256 bytes")
+        HeadraceError.__init__(self, seconds, key)
+        self.retry_after_s = float(seconds)
+        self.key = key
+
+    def __str__(self) -> str:
+        shown = f" for the key {self.key!r}" if self.key is not None else ""
+        return f"not before {self.retry_after_s:g} s from now{shown}"
 
 
 class NodeStopping(Retryable):

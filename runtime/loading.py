@@ -21,12 +21,10 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.app import App
-from headrace.runtime.code import CodeRequest, find_module, is_path
+from headrace.runtime.code import SKIPPED_FOLDERS, CodeRequest, find_module, is_path
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.model.policy import RetryPolicy
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
-
-_SKIPPED_FOLDERS = {"__pycache__", "node_modules", "venv", "site-packages", "tests", "data"}
 
 
 class Loaded:
@@ -103,7 +101,7 @@ def _files(path: str, errors: list[LoadError]) -> Iterator[str]:
             sys.path.append(str(place))  # behind all else: a file of the user's may be called json.py
         found = False
         for folder, names, files in os.walk(place):
-            names[:] = sorted(n for n in names if n not in _SKIPPED_FOLDERS and not n.startswith((".", "_")))
+            names[:] = sorted(n for n in names if n not in SKIPPED_FOLDERS and not n.startswith((".", "_")))
             for file in sorted(files):
                 if file.endswith(".py") and not file.startswith(("_", ".")):
                     found = True
@@ -141,7 +139,7 @@ def _digest_code(digest: Any, path: str) -> None:
     files: list[Path] = []
     if place.is_dir():
         for folder, names, found in os.walk(place):
-            names[:] = sorted(n for n in names if n not in _SKIPPED_FOLDERS and not n.startswith("."))
+            names[:] = sorted(n for n in names if n not in SKIPPED_FOLDERS and not n.startswith("."))
             files += [Path(folder) / file for file in sorted(found) if file.endswith(".py")]
     elif place.is_file():
         files, place = [place], place.parent

@@ -52,7 +52,8 @@ from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.store.survey import Survey
-from headrace.runtime.trigger import Source, Trigger, TriggerContext
+from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
+from headrace.runtime.versions import Versions
 
 THREADS = 8
 FLUSH_S = 0.2
@@ -154,10 +155,12 @@ class Node:
         scratch.mkdir(parents=True, exist_ok=True)
         pool = self._new_pool()
         self._pool = pool  # from here on `stop` ends it, whatever fails next
+        loaded_at = self.clock.now()
         self._loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
         self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
+        self.versions = Versions(store, self.objects, in_thread=self.in_thread)
         self.dispatcher = Dispatcher(
             store,
             node=membership.id,
@@ -202,6 +205,7 @@ class Node:
             self._spawn(membership.follow_ends(self.dispatcher))
         self._write_node_file()
         self._unready = None
+        self._spawn(self._deployed(self.manifest, loaded_at, self.clock.now()))
 
     async def stop(self, *, grace_s: float | None = None) -> None:
         """Stop claiming, let what runs end for `grace_s` (default the setting `drain_s`), hand back the rest.
@@ -325,6 +329,7 @@ class Node:
         When a file that was loaded before is broken now, the old code goes on serving until it is mended.
         """
         pool = self._new_pool()
+        loaded_at = self.clock.now()
         manifest = await pool.start()
         if manifest.errors and self._pool is not None:
             for fault in manifest.errors:
@@ -334,6 +339,7 @@ class Node:
             return
         old, self._pool, self.manifest = self._pool, pool, manifest
         self._use(pool)
+        self._spawn(self._deployed(manifest, loaded_at, self.clock.now()))
         await self._restart_triggers()
         _log.info("reloaded", functions=len(manifest.functions) - 1, version=manifest.version)
         if old is not None:
@@ -344,6 +350,20 @@ class Node:
     async def _retire(self, pool: LocalPool) -> None:
         await pool.stop(grace_s=self.settings.drain_s)
         self.dispatcher.retire(pool)
+
+    async def _deployed(self, manifest: Manifest, loaded_at: float, now: float) -> None:
+        """Record what is served from now on, and keep its code, so that a past invocation can be replayed."""
+        try:
+            note = await self.versions.record(
+                self._membership.id, manifest, argument=self._code, loaded_at=loaded_at, now=now,
+                without=(self.settings.data, Path(self.settings.objects)),
+            )  # fmt: skip
+        except HeadraceError as error:
+            note = str(error)
+        if note:
+            _log.warning(
+                "this version of the code is not kept for replays", version=manifest.version, why=note
+            )
 
     def _show_load(self, pool: LocalPool) -> None:
         for fault in self.manifest.errors:
@@ -388,6 +408,18 @@ class Node:
                         {"function": spec.name, "kind": given.kind, "error": str(error)},
                     )
 
+    def _schedules(self) -> dict[str, tuple[FunctionSpec, Timed]]:
+        """What the present code declares to happen at moments that are known ahead, by the trigger's name."""
+        found: dict[str, tuple[FunctionSpec, Timed]] = {}
+        for spec in self.manifest.functions:
+            counts: dict[str, int] = {}
+            for given in spec.triggers:
+                index = counts[given.kind] = counts.get(given.kind, -1) + 1
+                trigger: object = self._trigger(spec, given.kind, given.fields)
+                if isinstance(trigger, Timed):
+                    found[_trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
+        return found
+
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
         for source in sources:
@@ -399,7 +431,7 @@ class Node:
     ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=f"{spec.name}/{kind}/{fields.get('name') or index}",
+            name=_trigger_name(spec, kind, fields, index),
             function=spec,
             objects=self.objects,
             state=self._store,
@@ -479,6 +511,8 @@ class Node:
             store=self._store,
             objects=self.objects,
             logs=self.logs,
+            versions=self.versions,
+            schedules=self._schedules,
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
             in_thread=self.in_thread,
@@ -552,8 +586,7 @@ class Node:
 
     async def _control(self) -> None:
         """Do what operators, or functions, told other nodes."""
-        assert self._store is not None
-        self.dispatcher.paused_are(await self._store.paused())
+        await self.dispatcher.refresh()
 
     def _on_moment(self, moment: float) -> None:
         """What time it is for all nodes of the store."""
@@ -573,6 +606,7 @@ class Node:
                 ):
                     for ref in refs:
                         await self.in_thread(self.objects.delete, *parse_object_url(ref))
+                await self.versions.collect(before=now - max(kept.succeeded_s, kept.dead_s), now=now)
                 await self.in_thread(self.logs.expire, before=now - kept.logs_s, bytes_max=kept.logs_bytes)
             except HeadraceError as error:
                 self._report("what is out of date could not be removed", {"error": str(error)})
@@ -812,6 +846,11 @@ def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
         if given is not None:
             return {"object": given} if isinstance(given, str) else {"items": given}
     return {"items": [dict(event)]}
+
+
+def _trigger_name(spec: FunctionSpec, kind: str, fields: Mapping[str, Any], index: int) -> str:
+    """What identifies a trigger over restarts: its own name, or its place among its kind's."""
+    return f"{spec.name}/{kind}/{fields.get('name') or index}"
 
 
 def configure_log(settings: Settings, *, dev: bool) -> None:

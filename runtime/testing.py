@@ -10,7 +10,7 @@ import inspect
 import io
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,13 @@ class InlinePool:
         error = {"code": "cancelled", "message": "cancelled while it ran"}
         self._end(token, Outcome("cancelled", error=error))
         return True
+
+    def recall(self, tokens: Collection[int]) -> None:
+        """See AttemptPool; what a test holds counts as begun."""
+        left = [] if self.held else [token for token in tokens if token in self._attempts]
+        for token in left:
+            del self._attempts[token]
+            self._end(token, Outcome("returned"))
 
     def running(self) -> list[tuple[int, float]]:
         """See AttemptPool: everything that is held counts as executing since it was offered."""

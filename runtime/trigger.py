@@ -7,7 +7,7 @@ that they do.
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -132,3 +132,15 @@ class Trigger(Protocol):
     def source(self, context: TriggerContext) -> Source | None: ...
 
     def routes(self) -> Sequence[Route]: ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A trigger whose moments are known ahead, so that people can be told the next one."""
+
+    misfire: str
+
+    def next_after(self, moment: float, *, anchor: float) -> float | None:
+        """The first moment after `moment`; None when there is none any more. Both, and `anchor`, from which a
+        rate counts, are UTC epoch seconds.
+        """

@@ -7,7 +7,6 @@ It is dropped and made again on the same folder as a node is killed and started 
 import asyncio
 import contextlib
 import random
-import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -28,10 +27,12 @@ from headrace.runtime.model.spec import FunctionSpec, Manifest
 from headrace.runtime.model.write import Put
 from headrace.runtime.objects.folder import FolderStore
 from headrace.runtime.queue.dispatcher import Dispatcher
+from headrace.runtime.store.database import SqliteDatabase
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Counters
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.testing import InlinePool, ManualClock
+from headrace.runtime.versions import Versions
 from headrace.triggers.http import Http
 
 BEGIN = 1_800_000_000.0
@@ -68,7 +69,7 @@ class InlineNode:
         window: int = 2048,
         sync_wait_s: float = 1.0,
         clock: ManualClock | None = None,
-        connection: type[sqlite3.Connection] = sqlite3.Connection,
+        connection: type[SqliteDatabase] = SqliteDatabase,
         tokens: Iterable[Token] = (),
         hosts: Iterable[str] = (),
         limits: Limits | None = None,
@@ -332,6 +333,7 @@ class InlineNode:
             store=self.store,
             objects=self.objects,
             logs=self.logs,
+            versions=Versions(self.store, self.objects, in_thread=asyncio.to_thread),
             clock=self.clock,
             access=Access(self._tokens, hosts=self._hosts),
             in_thread=asyncio.to_thread,

@@ -3,6 +3,7 @@
 Imports the floor only.
 """
 
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -15,11 +16,13 @@ from headrace.runtime.errors import (
     InvalidPayload,
     InvocationFailed,
     PayloadTooLarge,
+    RetryAfter,
     Throttled,
     failure,
 )
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Record, Status
+from headrace.runtime.model.limits import key_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -59,7 +62,7 @@ async def send_error(reply: Send, error: HeadraceError, *, invocation_id: str | 
         body["fields"] = error.fields
     headers: Headers = [JSON_TYPE]
     if isinstance(error, Throttled):
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
     if error.http_status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if invocation_id is not None:
@@ -78,6 +81,8 @@ def recorded_error(detail: dict[str, Any], function: str) -> HeadraceError:
     if detail.get("code") == InvalidEvent.code:
         fields = detail.get("fields")
         return InvalidEvent(function, fields if isinstance(fields, list) else [])
+    if detail.get("code") == RetryAfter.code:
+        return RetryAfter(float(detail.get("seconds", 1.0)), detail.get("key"))
     return failure(detail)
 
 
@@ -145,6 +150,8 @@ def shown_record(record: Record, *, running: bool = False) -> dict[str, Any]:
         "result_ref": record.result_ref,
         "error": error,
         "priority": invocation.priority,
+        "key": key_of(invocation.flow),
+        "memory_bytes": invocation.memory_bytes,
         "tags": invocation.tags.split(",") if invocation.tags else [],
         "source": invocation.source,
         "job_id": show_id(invocation.job) if invocation.job is not None else None,

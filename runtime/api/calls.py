@@ -125,6 +125,7 @@ class Calls:
             if mode == "async":
                 body = check_json(await read_body(receive, scope, services.limits.async_body_bytes))
                 self._check_plain(function)
+                options.setdefault("key", _key_header(scope))
                 key = header(scope, b"idempotency-key")
                 id = await self.enqueue(function, body, idempotency_key=key, **options)
                 await send_json(
@@ -135,7 +136,7 @@ class Calls:
         self._check_plain(function)
         key = header(scope, b"idempotency-key")
         if key is not None or services.dispatcher.only_queued(function):
-            id, found = await self._durably(function, body, key)
+            id, found = await self._durably(function, body, key, key=_key_header(scope))
             if isinstance(found, HeadraceError):
                 await send_error(reply, found, invocation_id=id)
             else:
@@ -163,15 +164,18 @@ class Calls:
         self._check_plain(function)
         options = _options(scope["query_string"]) if scope["query_string"] else {"mode": ""}
         options.pop("mode")
+        given_key = options.pop("key", None) or _key_header(scope)
         dispatcher = services.dispatcher
         now = services.clock.now()
         puts = []
         for payload in payloads:
             ref = await self._offload(payload)
+            key = given_key
+            if ref and key is None:  # it is found here, since the payload is not handed on
+                key = dispatcher.key_in(function, bytes(payload))
+            data = b"" if ref else bytes(payload)
             puts.append(
-                dispatcher.prepare(
-                    function, b"" if ref else bytes(payload), payload_ref=ref, now=now, **options
-                )
+                dispatcher.prepare(function, data, payload_ref=ref, now=now, concurrency_key=key, **options)
             )
         applied = await dispatcher.accept(puts) if puts else []
         ids = [show_id(answer.id or put.invocation.id) for put, answer in zip(puts, applied, strict=True)]
@@ -181,7 +185,12 @@ class Calls:
         """Accept one invocation durably and return its id, the first one's for a repeated idempotency key."""
         ref = await self._offload(payload)
         options.setdefault("fingerprint", payload)
-        put = self._services.dispatcher.prepare(function, b"" if ref else payload, payload_ref=ref, **options)
+        key = options.pop("key", None)
+        if ref and key is None:  # it is found here, since the payload is not handed on
+            key = self._services.dispatcher.key_in(function, payload)
+        put = self._services.dispatcher.prepare(
+            function, b"" if ref else payload, payload_ref=ref, concurrency_key=key, **options
+        )
         [applied] = await self._services.dispatcher.accept([put])
         return show_id(applied.id if applied.id is not None else put.invocation.id)
 
@@ -260,14 +269,14 @@ class Calls:
     # ---- inside ----
 
     async def _durably(
-        self, function: str, payload: bytes, key: str | None, **options: Any
+        self, function: str, payload: bytes, idempotency_key: str | None, **options: Any
     ) -> tuple[str, bytes | HeadraceError]:
         """A synchronous call with an idempotency key, or of a function whose limit all nodes share: accepted
         like any other, then waited for. Its id, and the result or how it failed. Raises InProgress when it
         has not ended in time.
         """
         spec = self._services.dispatcher.spec(function)
-        id = await self.enqueue(function, payload, idempotency_key=key, **options)
+        id = await self.enqueue(function, payload, idempotency_key=idempotency_key, **options)
         record = await self.wait_for(int(id, 16), min(spec.timeout_s + 1.0, self._services.limits.wait_s))
         if record is None or not record.status.ended:
             raise InProgress(id)
@@ -321,13 +330,21 @@ def _options(query: bytes) -> dict[str, Any]:
                     raise ValueError
             elif name == "tags":
                 out["tags"] = value
+            elif name == "key":
+                out["key"] = value
             else:
-                raise BadRequest(f"there is no option {name!r}", "Known: mode, delay_s, priority, tags.")
+                raise BadRequest(f"there is no option {name!r}", "Known: mode, delay_s, priority, tags, key.")
         except ValueError:
             raise BadRequest(
                 f"{name} is {value!r}", "mode is sync or async, delay_s 0 to a year, priority -100 to 100."
             ) from None
     return out
+
+
+def _key_header(scope: Scope) -> str | None:
+    """The concurrency key that the caller gives in a header, in UTF-8."""
+    given = header(scope, b"headrace-key")
+    return given.encode("latin-1").decode("utf-8", "replace") if given else None
 
 
 def _events_of(body: bytes, kind: str) -> list[msgspec.Raw]:

@@ -11,11 +11,13 @@ from headrace.runtime.api.access import Access
 from headrace.runtime.api.routing import RouteTable
 from headrace.runtime.clock import Clock
 from headrace.runtime.jobs.coordinator import Coordinator
-from headrace.runtime.model.spec import Manifest
+from headrace.runtime.model.spec import FunctionSpec, Manifest
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
+from headrace.runtime.trigger import Timed
+from headrace.runtime.versions import Versions
 
 
 @dataclass(slots=True)
@@ -31,19 +33,23 @@ class Limits:
 
 @dataclass(slots=True)
 class Services:
-    """The node as the API sees it. `routes` and `manifest` change when the code is loaded anew."""
+    """The node as the API sees it. `routes` and `manifest` change when the code is loaded anew; `schedules`
+    gives those of the present code by the names under which the store keeps their state.
+    """
 
     dispatcher: Dispatcher
     coordinator: Coordinator
     store: Store
     objects: ObjectStore
     logs: LogStore
+    versions: Versions
     clock: Clock
     access: Access
     in_thread: Callable[..., Awaitable[Any]]
     ready: Callable[[], str | None]
     health: Callable[[], Mapping[str, Any]]
     report: Callable[[str, Mapping[str, Any]], None]
+    schedules: Callable[[], Mapping[str, tuple[FunctionSpec, Timed]]] = dict
     routes: RouteTable = field(default_factory=RouteTable)
     manifest: Manifest = field(default_factory=lambda: Manifest(version=""))
     limits: Limits = field(default_factory=Limits)

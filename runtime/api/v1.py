@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from headrace.runtime.api.answers import send_error, shown_record
 from headrace.runtime.api.calls import Calls, job_input
+from headrace.runtime.api.facts import Facts
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import (
     BadRequest,
@@ -24,6 +25,7 @@ from headrace.runtime.errors import (
     HeadraceError,
     PayloadTooLarge,
     UnknownInvocation,
+    UnknownVersion,
     WrongState,
 )
 from headrace.runtime.model.audit import ENDS
@@ -56,6 +58,7 @@ class Api:
         self._services = services
         self._calls = calls
         self._verifier: Verifier | None = None
+        self._facts = Facts(services)
 
     @property
     def verifier(self) -> Verifier:
@@ -72,6 +75,8 @@ class Api:
             on("GET", "/v1/invocations", self.invocations, "read"),
             on("POST", "/v1/invocations/wait", self.wait, "read"),
             on("GET", "/v1/invocations/{id}", self.invocation, "read"),
+            on("GET", "/v1/invocations/{id}/payload", self.payload, "read"),
+            on("GET", "/v1/invocations/{id}/code", self.invocation_code, "read"),
             on("POST", "/v1/invocations/{id}/cancel", self.cancel, "write"),
             on("GET", "/v1/invocations/{id}/logs", self.invocation_logs, "read"),
             on("GET", "/v1/logs", self.logs, "read"),
@@ -81,6 +86,9 @@ class Api:
             on("GET", "/v1/functions/{name}", self.function, "read"),
             on("POST", "/v1/functions/{name}/pause", self.pause, "write"),
             on("POST", "/v1/functions/{name}/resume", self.resume, "write"),
+            on("GET", "/v1/closures", self.closures, "read"),
+            on("POST", "/v1/closures/{name:path}/open", self.open, "write"),
+            on("DELETE", "/v1/closures/{name:path}", self.open, "write"),
             on("GET", "/v1/dead-letters", self.dead_letters, "read"),
             on("POST", "/v1/dead-letters/redrive", self.redrive_many, "write"),
             on("POST", "/v1/dead-letters/{id}/redrive", self.redrive, "write"),
@@ -99,6 +107,8 @@ class Api:
             on("PUT", "/v1/objects/{bucket}/{key:path}", self.put_object, "write"),
             on("DELETE", "/v1/objects/{bucket}/{key:path}", self.delete_object, "write"),
             on("GET", "/v1/schedules", self.schedules, "read"),
+            on("GET", "/v1/why/{id:path}", self.why, "read"),
+            on("GET", "/v1/code/{version}", self.code, "code"),
             on("GET", "/v1/node", self.node, "read"),
         ]
         return Starlette(
@@ -151,6 +161,45 @@ class Api:
             shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
             shown["payload_ref"] = record.invocation.payload_ref
         return answer(shown)
+
+    async def payload(self, request: Request) -> Response:
+        """The event as it was recorded, streamed: it may be an object of any size."""
+        record = await self._record(request.path_params["id"])
+        invocation, services = record.invocation, self._services
+        if invocation.payload_ref is None:
+            return Response(invocation.payload or b"null", media_type="application/json")
+        bucket, key = parse_object_url(invocation.payload_ref)
+        info: ObjectInfo = await services.in_thread(services.objects.head, bucket, key)
+        reader = await services.in_thread(services.objects.open, bucket, key, if_match=info.etag)
+        headers = {"content-length": str(info.size)}
+        return StreamingResponse(self._pieces(reader), media_type="application/json", headers=headers)
+
+    async def invocation_code(self, request: Request) -> Response:
+        """Which version of the code ran its last attempt, and whether that is kept."""
+        record = await self._record(request.path_params["id"])
+        services = self._services
+        found = await services.versions.that_ran(record, now=services.clock.now())
+        about = await services.versions.about(found.version) if found is not None else None
+        shown: dict[str, Any] = {"version": None, "node": None, "since": None, "kept": False, "note": ""}
+        if found is not None:
+            shown |= {"version": found.version, "node": found.node, "since": found.since}
+        if about is not None:
+            kept = {"kept": about.kept, "note": about.note, "code_bytes": about.code_bytes}
+            shown |= {"python": about.python, "cloudpickle": about.cloudpickle, "headrace": about.headrace}
+            shown |= {**kept, "functions": about.functions}
+        return answer(shown)
+
+    async def code(self, request: Request) -> Response:
+        version = request.path_params["version"]
+        about = await self._services.versions.about(version)
+        if about is None or not about.kept:
+            raise UnknownVersion(version, about.note if about is not None else "")
+        data = await self._services.versions.zipped(version)
+        headers = {"content-disposition": f'attachment; filename="{about.version}.zip"'}
+        return Response(data, media_type="application/zip", headers=headers)
+
+    async def why(self, request: Request) -> Response:
+        return answer(await self._facts.why(request.path_params["id"]))
 
     async def wait(self, request: Request) -> Response:
         body = await _body(request, 1 << 20)
@@ -339,6 +388,20 @@ class Api:
     async def resume(self, request: Request) -> Response:
         await self._services.dispatcher.pause(request.path_params["name"], paused=False)
         return answer({"function": request.path_params["name"], "paused": False})
+
+    # ---- closures ----
+
+    async def closures(self, request: Request) -> Response:
+        services = self._services
+        found = await services.store.closures(now=services.clock.now())
+        return answer({"items": msgspec.to_builtins(found)})
+
+    async def open(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if not name.startswith(("function:", "key:")):
+            raise BadRequest(f"{name!r} is no closure's name", "Use function:NAME or key:KEY.")
+        await self._services.dispatcher.open(name)
+        return answer({"name": name, "open": True})
 
     # ---- dead letters ----
 
@@ -550,8 +613,12 @@ class Api:
             "accept-ranges": "bytes",
             "content-type": info.content_type or "application/octet-stream",
             "x-content-type-options": "nosniff",
+            "headrace-modified-at": repr(info.modified_at),
+            "headrace-sequencer": info.sequencer,
             "content-disposition": f"attachment; filename*=UTF-8''{quote(key.rsplit('/', 1)[-1])}",
         }
+        if info.version_id is not None:
+            headers["headrace-version-id"] = info.version_id
         if partial:
             headers["content-range"] = f"bytes {start}-{end - 1}/{info.size}"
         status = 206 if partial else 200
@@ -561,14 +628,7 @@ class Api:
             services.objects.open, bucket, key, start=start, end=end, if_match=info.etag
         )
 
-        async def stream() -> AsyncIterator[bytes]:
-            try:
-                while piece := await services.in_thread(reader.read, PIECE_BYTES):
-                    yield piece
-            finally:
-                await services.in_thread(reader.close)
-
-        return StreamingResponse(stream(), status_code=status, headers=headers)
+        return StreamingResponse(self._pieces(reader), status_code=status, headers=headers)
 
     async def put_object(self, request: Request) -> Response:
         services = self._services
@@ -616,6 +676,21 @@ class Api:
         return answer({**self._services.health(), "store": await self._services.store.health()})
 
     # ---- inside ----
+
+    async def _record(self, text: str) -> Record:
+        id = read_id(text)
+        record = await self._services.store.get(id) if id is not None else None
+        if record is None:
+            raise UnknownInvocation(text)
+        return record
+
+    async def _pieces(self, reader: Any) -> AsyncIterator[bytes]:
+        in_thread = self._services.in_thread
+        try:
+            while piece := await in_thread(reader.read, PIECE_BYTES):
+                yield piece
+        finally:
+            await in_thread(reader.close)
 
     async def _large(self, ref: str) -> Any:
         """A result that lies in the object store, as long as it fits into an answer; None otherwise."""
@@ -793,6 +868,8 @@ def _shown_object(info: ObjectInfo) -> dict[str, Any]:
         "etag": info.etag,
         "modified_at": info.modified_at,
         "content_type": info.content_type,
+        "sequencer": info.sequencer,
+        "version_id": info.version_id,
     }
 
 
@@ -808,7 +885,12 @@ def _shown_spec(spec: FunctionSpec, paused: set[str]) -> dict[str, Any]:
         "memory_bytes": spec.memory_bytes,
         "retries": spec.retry.retries,
         "max_age_s": spec.max_age_s,
+        "memory_max_bytes": spec.memory_max_bytes,
         "reserved_concurrency": spec.reserved_concurrency,
+        "rate": spec.rate,
+        "rate_burst": spec.rate_burst if spec.rate is not None else None,
+        "concurrency_key": ".".join(spec.concurrency_key) or None,
+        "key_concurrency": spec.key_concurrency,
         "weight": spec.weight,
         "priority": spec.priority,
         "on_failure": spec.on_failure,

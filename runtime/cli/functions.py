@@ -10,15 +10,35 @@ from headrace.runtime.cli.output import show_json, show_record, show_table
 
 
 def functions(
-    name: Annotated[str | None, typer.Argument(help="Show this one.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|pause|resume]", help="Show this one, or pause or resume one."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The one to pause or to resume.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """List the functions that the node has loaded, or show one."""
+    """List the functions that the node has loaded, show one, or pause or resume it.
+
+    A paused function starts no more attempts; what is accepted waits, over restarts too.
+    """
+    stirring = what in ("pause", "resume")
+    if stirring and name is None:
+        raise typer.BadParameter(f"name the function: headrace functions {what} APP.NAME")
+    if not stirring and name is not None:
+        raise typer.BadParameter(f"there is nothing to do called {what!r}: use pause or resume")
     with connect(url, token) as client:
-        if name is not None:
-            found = client.function(name)
+        if stirring and name is not None:
+            answer = client.pause(name) if what == "pause" else client.resume(name)
+            show_json(answer) if as_json else print(
+                f"{name} is {'paused' if answer['paused'] else 'active'}."
+            )
+            return
+        if what is not None:
+            found = client.function(what)
             show_json(found) if as_json else show_record(found, first=("name", "doc"))
             return
         loaded = client.loaded()

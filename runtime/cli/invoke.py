@@ -37,6 +37,10 @@ def invoke(
         str | None,
         typer.Option("--idempotency-key", help="A repeat with this key is the same invocation (async)."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Its concurrency key, instead of the function's own choice (async)."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
@@ -47,7 +51,7 @@ def invoke(
     function may run.
     """
     data = read_document(payload)
-    options = bool(delay or priority is not None or tag or idempotency_key is not None)
+    options = bool(delay or priority is not None or tag or idempotency_key is not None or key is not None)
     with connect(url, token) as client:
         if not (asynchronous or wait or options):
             _show(client.backend.invoke(name, data, wait=timeout), as_json)
@@ -59,6 +63,7 @@ def invoke(
             priority=priority,
             tags=tag or (),
             idempotency_key=idempotency_key,
+            key=key,
         )
         id = future.wait_accepted(client.timeout_s)
         if wait:

@@ -71,11 +71,12 @@ class AsyncClient:
         priority: int | None = None,
         tags: Sequence[str] = (),
         idempotency_key: str | None = None,
+        key: str | None = None,
     ) -> "InvocationFuture":
         """Have an invocation accepted; `await asyncio.wrap_future(future)` is its result."""
         return await self._run(
             self._client.submit, name, payload, delay_s=delay_s, priority=priority, tags=tags,
-            idempotency_key=idempotency_key,
+            idempotency_key=idempotency_key, key=key,
         )  # fmt: skip
 
     async def submit_many(self, name: str, payloads: Iterable[object]) -> "list[InvocationFuture]":
@@ -103,6 +104,14 @@ class AsyncClient:
     async def resume(self, name: str) -> Json:
         """Undo `pause`."""
         return await self._run(self._client.resume, name)
+
+    async def closures(self) -> list[Json]:
+        """The functions and keys that are closed."""
+        return await self._run(self._client.closures)
+
+    async def open(self, name: str) -> Json:
+        """End a closure now."""
+        return await self._run(self._client.open, name)
 
     async def stats(self) -> Json:
         """Counters."""

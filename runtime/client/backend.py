@@ -19,6 +19,7 @@ class SubmitOptions(NamedTuple):
     priority: int | None = None
     tags: tuple[str, ...] = ()
     idempotency_key: str | None = None
+    key: str | None = None
 
 
 PLAIN = SubmitOptions()

@@ -116,19 +116,21 @@ class Client:
         priority: int | None = None,
         tags: Sequence[str] = (),
         idempotency_key: str | None = None,
+        key: str | None = None,
     ) -> "InvocationFuture":
         """Have an invocation accepted and return the future of its result at once.
 
         It is sent in the background, many in one call; `future.invocation_id` waits until the node has
-        committed it. `delay_s` is when it may begin, from its acceptance. Blocks only while 20,000 or 64 MiB
-        are unsent. A refusal is raised by the future.
+        committed it. `delay_s` is when it may begin, from its acceptance; `key` its concurrency key, instead
+        of the one that the function finds in the event. Blocks only while 20,000 or 64 MiB are unsent. A
+        refusal is raised by the future.
         """
         future = _future_class()(name, self._cancel)
         options = PLAIN
-        if delay_s or priority is not None or tags or idempotency_key is not None:
+        if delay_s or priority is not None or tags or idempotency_key is not None or key is not None:
             if isinstance(tags, str):
                 tags = (tags,)
-            options = SubmitOptions(delay_s, priority, tuple(tags), idempotency_key)
+            options = SubmitOptions(delay_s, priority, tuple(tags), idempotency_key, key)
         self.backend.submit(name, encode_payload(payload), options=options, future=future)
         return future
 
@@ -210,6 +212,15 @@ class Client:
         """Undo `pause`."""
         return self._post(f"/v1/functions/{quote(name, safe='')}/resume")
 
+    def closures(self) -> list[Json]:
+        """The functions (`function:NAME`) and keys (`key:KEY`) that are closed: `name, until_at, reason`."""
+        found: list[Json] = self._get("/v1/closures")["items"]
+        return found
+
+    def open(self, name: str) -> Json:
+        """End a closure now: `function:NAME` or `key:KEY`."""
+        return self._post(f"/v1/closures/{quote(name, safe='')}/open")
+
     def stats(self) -> Json:
         """Counters: `{"total": {…}, "functions": {name: {…}}}`."""
         return self._get("/v1/stats")
@@ -258,6 +269,25 @@ class Client:
         most to yield.
         """
         return self._pages("/v1/invocations", {"function": function, "status": status, "tag": tag}, limit)
+
+    def why(self, name: str) -> Json:
+        """What holds an invocation, a job, a schedule or a function, and until when.
+
+        `name` is an id or a name. Raises UnknownSubject.
+        """
+        return self._get(f"/v1/why/{quote(name)}")
+
+    def payload(self, id: str) -> bytes:
+        """An invocation's event as it was recorded. Raises UnknownInvocation."""
+        return self._ok("GET", f"/v1/invocations/{quote(id, safe='')}/payload").body
+
+    def code_of(self, id: str) -> Json:
+        """Which version of the code ran an invocation's last attempt, and whether it is kept."""
+        return self._get(f"/v1/invocations/{quote(id, safe='')}/code")
+
+    def code(self, version: str) -> bytes:
+        """A version of the code, as a zip file. Raises UnknownVersion; needs the scope `code`."""
+        return self._ok("GET", f"/v1/code/{quote(version, safe='')}").body
 
     def cancel(self, id: str) -> Json:
         """Cancel an invocation: waiting, it never runs; running, its process is ended. Raises WrongState when

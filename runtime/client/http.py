@@ -201,6 +201,8 @@ class HttpBackend:
             query["priority"] = str(options.priority)
         if options.tags:
             query["tags"] = ",".join(options.tags)
+        if options.key is not None:
+            query["key"] = options.key
         headers = {"Content-Type": "application/json"}
         if options.idempotency_key is not None:
             headers["Idempotency-Key"] = options.idempotency_key

@@ -69,8 +69,9 @@ class Claim(msgspec.Struct, gc=False):
 class Outcome(msgspec.Struct, gc=False):
     """How one attempt ended.
 
-    `kind` is one of `ok`, `error`, `timeout`, `out_of_memory`, `crashed`, `invalid_event`, `cancelled`, or
-    `returned` (never started: it costs no attempt). `value` is the result's JSON when `ok`, `result_ref` the
+    `kind` is one of `ok`, `error`, `timeout`, `out_of_memory`, `crashed`, `invalid_event`, `cancelled`,
+    `retry_after` (the function asked for it: it costs no attempt), or `returned` (never started: it costs
+    none). `value` is the result's JSON when `ok`, `result_ref` the
     address of the object that holds it instead. `error` is `{"code", "type", "message", "stack", …}`
     otherwise. `output` is what the attempt printed, head and tail within 1 MiB; `output_bytes` how much that
     was before it was cut. `duration_s` is the function's own time.

@@ -42,7 +42,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One function or job under its name, with its settings. Durations in seconds, sizes in bytes."""
+    """One function or job under its name, with its settings. Durations in seconds, sizes in bytes.
+
+    `rate` is begun a second, `rate_burst` the bucket's size. `concurrency_key` is the path of the key in the
+    event, step by step, empty without one. With `memory_max_bytes` an attempt that ran out of memory is made
+    again with more.
+    """
 
     name: str
     module: str
@@ -53,7 +58,12 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     retry: RetryPolicy = RetryPolicy()
     max_age_s: float = DEFAULT_MAX_AGE_S
+    memory_max_bytes: int | None = None
     reserved_concurrency: int | None = None
+    rate: float | None = None
+    rate_burst: float = 1.0
+    concurrency_key: tuple[str, ...] = ()
+    key_concurrency: int | None = None
     weight: int = 1
     priority: int = 0
     on_failure: str | None = None

@@ -12,6 +12,7 @@ from headrace.runtime.errors import (
     HeadraceError,
     InvalidEvent,
     OutOfMemory,
+    RetryAfter,
     UnserialisableResult,
 )
 
@@ -21,7 +22,9 @@ _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def describe(error: BaseException) -> tuple[str, dict[str, Any]]:
-    """The outcome's kind (`error`, `out_of_memory`, `invalid_event`) and its recorded error."""
+    """The outcome's kind (`error`, `out_of_memory`, `invalid_event`, `retry_after`) and the error recorded
+    of it.
+    """
     if isinstance(error, UnserialisableResult) and "path" in error.detail:
         return "error", error.detail
     try:
@@ -30,6 +33,9 @@ def describe(error: BaseException) -> tuple[str, dict[str, Any]]:
         shown = {"type": _type_name(type(error)), "message": "", "stack": ""}
     if isinstance(error, InvalidEvent):
         return "invalid_event", {"code": InvalidEvent.code, "fields": error.fields, **shown, "stack": ""}
+    if isinstance(error, RetryAfter):
+        asked = {"seconds": error.retry_after_s, "key": error.key}
+        return "retry_after", {"code": RetryAfter.code, **asked, **shown, "stack": ""}
     if isinstance(error, MemoryError):
         message = shown["message"] or "an allocation went beyond the function's memory limit"
         return "out_of_memory", {"code": OutOfMemory.code, **shown, "message": message}

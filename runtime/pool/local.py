@@ -10,7 +10,7 @@ import itertools
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,8 @@ class LocalPool:
         self._receive(link, reports)
         if reports:
             self._report(reports)
+        else:
+            self._tell_room()  # a worker that had only skipped what was taken back is open again
 
     def _receive(self, link: Link, reports: list[Report], *, all_of_it: bool = False) -> None:
         try:
@@ -290,6 +292,9 @@ class LocalPool:
             link.done += 1
             learn(attempt.function, duration)
             reports.append(Report(attempt.token, outcome))
+            if outcome.kind == "retry_after":
+                # The worker begins nothing behind it by itself, since that may be what was just closed.
+                reports.extend(Report(stolen.token, Outcome("returned")) for stolen in link.steal())
 
     def _outcome(self, link: Link, result: list[Any], since_epoch: float) -> Outcome:
         """The outcome of a result that is more than a value."""
@@ -318,7 +323,12 @@ class LocalPool:
         if self._stopping:
             if not any(link.held for link in self._links.values()):
                 self._quiet.set()
-        elif self._refused:
+        else:
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        """There may be room again for what was refused."""
+        if self._refused and not self._stopping:
             self._refused = False
             self._events.room()
 
@@ -569,6 +579,8 @@ class LocalPool:
                 self._retire(link)
         if reports:
             self._report(reports)
+        elif self._placement.resting:
+            self._tell_room()  # a worker was replaced while nothing ended
 
     def _check(self, link: Link, now: float, reports: list[Report], *, measure: bool) -> None:
         means = self._watch.look(link, now, measure=measure)
@@ -629,6 +641,18 @@ class LocalPool:
         if executing is not None and executing[0] == seq:
             link.doom = doom_by_wish(seq)
             self._end_worker(link, self._watch.next_means(link.doom, self._clock.monotonic()))
+
+    def recall(self, tokens: Collection[int]) -> None:
+        """See Pool. A worker is asked for all that it has not begun: it would begin what stays behind it."""
+        wanted = set(tokens)
+        reports = [
+            Report(stolen.token, Outcome("returned"))
+            for link in self._links.values()
+            if any(attempt.token in wanted for attempt in link.held.values())
+            for stolen in link.steal()
+        ]
+        if reports:
+            self._loop.call_soon(self._report, reports)
 
     def running(self) -> list[tuple[int, float]]:
         """See Pool."""

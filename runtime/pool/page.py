@@ -121,7 +121,7 @@ class Page:
     def revoke_after_begun(self) -> int:
         """Take back what is not begun. Returns the highest number that may have been; above it nothing
         will run."""
-        self.words[REVOKE] = self.words[BEGUN] + 1
+        self.words[REVOKE] = min(self.words[REVOKE], self.words[BEGUN] + 1)  # the worker may have, before us
         fence()
         return self.words[BEGUN]
 

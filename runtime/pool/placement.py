@@ -53,6 +53,11 @@ class Placement:
         """The worker is about to hold something, or is not to be given anything."""
         self._idle.pop(link.number, None)
 
+    @property
+    def resting(self) -> bool:
+        """Whether a worker holds nothing and takes attempts."""
+        return bool(self._idle)
+
     def estimate(self, function: str) -> float:
         """Seconds that one invocation may take."""
         return self._estimates.get(function, UNKNOWN_S)

@@ -4,7 +4,7 @@ Imports the floor only. A pool runs one version of the user's code. It places at
 their limits and reports their outcomes; it knows nothing of queues, retries or databases.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -52,6 +52,11 @@ class Pool(Protocol):
     def kill(self, token: int) -> bool:
         """End an attempt: not begun, it is reported `cancelled` at once; running, its process is ended
         (SIGTERM, grace, SIGKILL) and it is reported `cancelled`. False when the pool does not hold it.
+        """
+
+    def recall(self, tokens: Collection[int]) -> None:
+        """Report as `returned` those of these attempts, and perhaps others, that have not begun; they never
+        will. Not before the caller's turn of the event loop has ended.
         """
 
     def running(self) -> list[tuple[int, float]]:

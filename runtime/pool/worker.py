@@ -181,6 +181,10 @@ class Worker:
                     printed, printed_bytes = capture.head_and_tail(output)
                     capture.empty(output)
                 self._add((seq, started, ended - started, data, kind, ref, failure, printed, printed_bytes))
+                if kind == "retry_after":
+                    # What waits behind it may be what it has just closed: the node decides, and lifts this.
+                    words[REVOKE] = seq + 1
+                    self._flush()
                 if kind == "timeout":
                     # What user code left half done must not meet the next item; the node takes back what was
                     # behind.

@@ -6,10 +6,11 @@ blocks it. What it holds is bounded: a window of claims per flow; everything els
 
 import asyncio
 import difflib
+import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,6 +19,7 @@ from headrace.runtime.errors import (
     HeadraceError,
     LeaseLost,
     NodeStopping,
+    RetryAfter,
     Throttled,
     UnknownFunction,
     WrongState,
@@ -25,25 +27,42 @@ from headrace.runtime.errors import (
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import Ids
 from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Record, Status
-from headrace.runtime.model.limits import KEY_MARK
+from headrace.runtime.model.limits import (
+    KEY_MARK,
+    NO_LIMITS,
+    Limits,
+    check_key,
+    flow_of,
+    key_at,
+    key_of,
+    limits_of,
+)
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import (
     Applied,
     CancelWaiting,
     ChunkDone,
+    Closed,
     FunctionPaused,
     MarkRunning,
+    Opened,
     Put,
     Retry,
     Settle,
     Write,
 )
 from headrace.runtime.queue.calls import Calls, SyncCounters
-from headrace.runtime.queue.ending import destination_event, destination_of, ending_of, stillborn
+from headrace.runtime.queue.ending import (
+    closure_of,
+    destination_event,
+    destination_of,
+    ending_of,
+    stillborn,
+)
 from headrace.runtime.queue.lane import Flow, FunctionGate, Lane
 from headrace.runtime.queue.ports import AttemptPool, JobSettler
 from headrace.runtime.queue.window import WINDOW, Window
-from headrace.runtime.store.protocol import QueueStore
+from headrace.runtime.store.protocol import Closure, QueueStore
 
 UNCOMMITTED_MAX = 100_000
 """Invocations handed to the store and not yet durable; beyond it callers are throttled."""
@@ -51,10 +70,23 @@ UNCOMMITTED_MAX = 100_000
 MARK_AFTER_S = 0.1
 """A claim that runs longer is recorded, so that an event which takes the node down spends its attempts."""
 
+FLOWS_AT_ONCE = 1_000
+"""Flows that are looked for in the store at a time."""
+
 AGAIN_S = 1.0
 """How long ends wait that the database could not record, before it is asked again."""
 
 IDEMPOTENCY_S = 24 * 3600.0
+
+
+class DispatcherStore(QueueStore, Protocol):
+    """The queue, with what an operator or a function has stopped."""
+
+    async def paused(self) -> set[str]:
+        """The functions that are paused."""
+
+    async def closures(self, *, now: float) -> list[Closure]:
+        """The functions and keys that are closed, with moments after `now`."""
 
 
 class Ended(msgspec.Struct, gc=False):
@@ -105,7 +137,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: QueueStore,
+        store: DispatcherStore,
         *,
         node: str,
         ids: Ids,
@@ -171,10 +203,21 @@ class Dispatcher:
         for spec in self._specs.values():
             gate = window.gate(spec.name)
             gate.limit, gate.weight = spec.reserved_concurrency, spec.weight
+            limits = limits_of(spec, shared=self._store.shared)
+            if limits.any or gate.meter is not None:
+                self._keep_to(gate, limits)
         for flow in list(window.flows.values()):
             window.refill(flow)
             window.offer(flow)
         self.dispatch()
+
+    def _keep_to(self, gate: FunctionGate, limits: Limits) -> None:
+        """The limits of a function from now on. What was claimed without them goes back."""
+        window = self._window
+        ready = [] if gate.meter else [claim for flow in gate.flows.values() for claim in window.empty(flow)]
+        window.metering.keep_to(gate, limits)
+        if ready:
+            self._spawn(window.hand_back(ready))
 
     def retire(self, pool: AttemptPool) -> None:
         """The pool has stopped: nothing of it is asked any more."""
@@ -186,12 +229,38 @@ class Dispatcher:
         window = self._window
         for name in paused:
             window.gate(name).paused = True
+        for closure in await self._store.closures(now=self._clock.now()):
+            window.close(closure.name, closure.until_at)
         window.open = True
         self._spawn(window.run_timers())
         self._spawn(self._mark_long())
-        for name in await self._store.flows():
-            if not name.startswith("job:"):  # the coordinator adopts those, with their own limits
-                window.need(window.flow(name, name))
+        await self._find_flows()
+
+    async def _find_flows(self) -> None:
+        """Look at all that waits in the store, in portions; the meters go through the keys of theirs."""
+        window, after = self._window, ""
+        while names := await self._store.flows(after=after, limit=FLOWS_AT_ONCE):
+            for after in names:
+                function, keyed, _ = after.partition(KEY_MARK)
+                if keyed:
+                    window.metering.find_all(window.gate(function))
+                    after = function + chr(ord(KEY_MARK) + 1)  # behind all of its keys
+                    break
+                if not after.startswith("job:"):  # the coordinator adopts those, with their own limits
+                    window.need(window.flow(after, after))
+
+    async def refresh(self) -> None:
+        """Take over the pauses and closures that the store has: another node may have changed them."""
+        window = self._window
+        known = list(window.closures)
+        await self._store.apply([], now=self._clock.now())  # what was closed here is recorded by then
+        self.paused_are(await self._store.paused())
+        closed = {c.name: c.until_at for c in await self._store.closures(now=self._clock.now())}
+        for name in known:
+            if name not in closed:
+                window.reopen(name)
+        for name, until in closed.items():
+            self._close(name, until)
 
     def stop_accepting(self) -> None:
         """Refuse new work, and claim nothing more."""
@@ -236,13 +305,15 @@ class Dispatcher:
         source: str | None = None,
         payload_ref: str | None = None,
         fingerprint: bytes = b"",
+        concurrency_key: str | None = None,
         now: float | None = None,
     ) -> Put:
         """A Put for a new invocation; nothing is recorded yet.
 
         `payload` is JSON, `delay_s` seconds from now; `fingerprint` is what a repeat of the idempotency key
-        must have in common with the first, by default its payload. Raises UnknownFunction, NodeStopping, or
-        Throttled when too much is waiting for the disk.
+        must have in common with the first, by default its payload; `concurrency_key` stands for the one that
+        the function finds in the payload. Raises UnknownFunction, BadRequest for a key that cannot be used,
+        NodeStopping, or Throttled when too much is waiting for the disk.
         """
         spec = self._specs.get(function)
         if spec is None:
@@ -254,10 +325,15 @@ class Dispatcher:
             raise Throttled("too many invocations are waiting to be recorded", 1.0)
         if now is None:
             now = self._clock.now()
+        flow = function
+        if concurrency_key is not None:
+            flow = flow_of(function, check_key(concurrency_key))
+        elif spec.concurrency_key and payload:
+            flow = flow_of(function, key_at(msgspec.json.decode(payload), spec.concurrency_key))
         invocation = Invocation(
             self._ids.next(now),
             function,
-            function,
+            flow,
             payload,
             now,
             now + delay_s,
@@ -272,6 +348,11 @@ class Dispatcher:
         if idempotency_key is None:
             return Put(invocation)
         return Put(invocation, None, now + IDEMPOTENCY_S, fingerprint)
+
+    def key_in(self, function: str, payload: bytes) -> str | None:
+        """The concurrency key that the function finds in a payload, which is JSON. Raises UnknownFunction."""
+        path = self.spec(function).concurrency_key
+        return key_at(msgspec.json.decode(payload), path) if path and payload else None
 
     def submit(
         self,
@@ -322,7 +403,9 @@ class Dispatcher:
                 result = result[skip:]
                 self._arrived(puts, result)
             for flow, _ in coming:
-                if flow.more:
+                if flow.gate.shut:
+                    self._spawn(window.hand_back(window.empty(flow)))
+                elif flow.more:
                     window.refill(flow)
             done(result)
 
@@ -354,6 +437,8 @@ class Dispatcher:
         found = self._window.flow(flow, function)
         found.limit = limit
         found.closed = False
+        if limit is not None and self._store.shared and found.gate.meter is None:
+            self._keep_to(found.gate, NO_LIMITS)  # the job's own limit holds over all nodes
         self._window.need(found)
 
     def forget_flow(self, name: str) -> None:
@@ -394,8 +479,12 @@ class Dispatcher:
         for put, applied in zip(puts, result, strict=True):
             if applied.claim is None and applied.refused is None and not applied.repeated:
                 invocation = put.invocation
-                flow = window.flow(invocation.flow, invocation.function)
-                window.waits(flow, priority=invocation.priority, due_at=invocation.due_at)
+                window.waits(
+                    invocation.flow,
+                    invocation.function,
+                    priority=invocation.priority,
+                    due_at=invocation.due_at,
+                )
         self.dispatch()
 
     # ---- dispatch ----
@@ -420,7 +509,7 @@ class Dispatcher:
                 spec = self._specs.get(invocation.function)
                 if spec is None:  # its code is not here any more: it waits in the store until it is
                     flow.more = True
-                    self._spawn(self._store.release(window.empty(flow)))
+                    self._spawn(window.hand_back(window.empty(flow)))
                     break
                 if invocation.expires_at < now or claim.attempt > spec.retry.attempts_max:
                     rotation.take(lane)
@@ -434,7 +523,7 @@ class Dispatcher:
                     claim.attempt,
                     invocation.payload,
                     spec.timeout_s,
-                    spec.memory_bytes,
+                    spec.memory_bytes if invocation.memory_bytes is None else invocation.memory_bytes,
                     invocation.payload_ref,
                 )
                 if not pool.offer(attempt):
@@ -444,6 +533,8 @@ class Dispatcher:
                 tokens[invocation.id] = token
                 flow.running += 1
                 flow.gate.running += 1
+                if flow.gate.meter is not None:
+                    window.metering.begun(flow.gate)
             if flow.more and flow.loading is None:
                 window.refill(flow)
 
@@ -464,7 +555,13 @@ class Dispatcher:
             if outcome.output and self._on_output is not None:
                 attempt = claim.attempt if claim is not None else 1
                 self._on_output(held.spec, held.id, attempt, outcome, now)
+            closure: Closed | None = None
+            if outcome.kind == "retry_after":
+                closure = closure_of(held.spec, outcome, claim, now=now)
+                self._close(closure.name, closure.until_at)
             if claim is None:
+                if closure is not None:
+                    self._store.submit([closure], _ignore, now=now)
                 self._answer(held, outcome)
                 continue
             tokens.pop(held.id, None)
@@ -480,7 +577,7 @@ class Dispatcher:
                 ending = Settle(
                     claim, Status.CANCELLED, error={"code": "cancelled", "message": "its job ended"}
                 )
-            settles.append(_Settling(ending, held, outcome))
+            settles.append(_Settling(ending, held, outcome, () if closure is None else (closure,)))
         for flow in touched:
             self._window.offer(flow)
         if settles:
@@ -502,14 +599,18 @@ class Dispatcher:
             settle = item.write
             if type(settle) is Settle:
                 if settle.claim.invocation.job is not None and self.jobs is not None:
-                    item.write, *item.more = self.jobs.settle(settle, item.outcome)
+                    item.write, *more = self.jobs.settle(settle, item.outcome)
+                    item.more = [*more, *item.more]
                     self._record([item], now)
                     continue
                 follow = self._destination(settle, item.held.spec, now)
                 if follow is not None:
-                    item.more = [follow]
+                    item.more = [follow, *item.more]
                     self._record([item], now)
                     continue
+            if item.more:
+                self._record([item], now)
+                continue
             plain.append(item)
         if plain:
             self._record(plain, now)
@@ -546,13 +647,20 @@ class Dispatcher:
 
     def _recorded(self, item: _Settling, applied: Sequence[Applied]) -> None:
         write, refused = item.write, applied[0].refused
+        held = item.held
+        if held.claim is not None and held.flow.gate.meter is not None:
+            self._window.metering.ended(held.flow.gate, held.claim.invocation.flow)
         if refused is not None:
+            for closure in item.more:
+                if isinstance(closure, Closed):  # the attempt was not ours any more; what it was told is true
+                    self._store.submit([closure], _ignore, now=self._clock.now())
             if not isinstance(refused, LeaseLost):
                 self._on_error("an outcome was refused", {"error": str(refused), "code": refused.code})
         elif type(write) is Settle:
             self._tell(write)
         elif isinstance(write, Retry):
-            self._window.wake_at(item.held.flow, write.due_at)
+            invocation = write.claim.invocation
+            self._window.wake_at(invocation.flow, invocation.function, write.due_at)
         elif isinstance(write, ChunkDone):
             self._tell(write.settle)
         if item.more and refused is None:
@@ -625,9 +733,16 @@ class Dispatcher:
             return None
 
     def _requeue(self, held: _Running, claim: Claim) -> None:
-        """An attempt that never began goes back to the front of its lane; it costs nothing."""
-        if not self._window.open:
+        """An attempt that never began goes back to the front of its lane, or to the store while it may not
+        begin; it costs nothing.
+        """
+        window, invocation = self._window, claim.invocation
+        if not window.open:
             self._spawn(self._store.release([claim]))
+            return
+        gate = held.flow.gate
+        if gate.paused or gate.closed or window.closed_until(key_of(invocation.flow)) is not None:
+            self._spawn(window.hand_back([claim]))
             return
         lane = held.lane or self._window.lane(held.flow, claim.invocation.priority)
         lane.ready.appendleft(claim)
@@ -647,7 +762,19 @@ class Dispatcher:
             spec = self.spec(function)
         if not self._accepting or self._pool is None:
             raise NodeStopping("the node is stopping")
+        if self._window.closures:
+            self._refuse_closed(spec, payload)
         return self._calls.call(spec, self._ids.next(), payload)
+
+    def _refuse_closed(self, spec: FunctionSpec, payload: bytes) -> None:
+        """Raises RetryAfter when the function, or the key in the payload, is closed."""
+        closures = self._window.closures
+        until = closures.get(f"function:{spec.name}")
+        if until is None and spec.concurrency_key and payload:
+            until = self._window.closed_until(key_at(msgspec.json.decode(payload), spec.concurrency_key))
+        if until is not None:
+            self.throttled[spec.name] = self.throttled.get(spec.name, 0) + 1
+            raise RetryAfter(max(until - self._clock.now(), 0.0))
 
     def _begin_call(
         self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]
@@ -664,6 +791,8 @@ class Dispatcher:
         held.payload = payload
         flow.running += 1
         gate.running += 1
+        if gate.meter is not None:
+            self._window.metering.begun(gate)
         return True
 
     # ---- control ----
@@ -692,7 +821,7 @@ class Dispatcher:
         if applied.refused is not None:
             raise applied.refused
         error = {"code": "cancelled", "message": "cancelled before it began"}
-        self._call(self._watchers.pop(id, []), Ended(id, Status.CANCELLED, error=error))
+        self._ended(Ended(id, Status.CANCELLED, error=error))
         return True
 
     async def _cancel_ready(self, lane: Lane, claim: Claim, now: float) -> bool:
@@ -722,20 +851,38 @@ class Dispatcher:
     async def pause(self, function: str, *, paused: bool) -> None:
         """Stop starting a function's invocations, or go on. The backlog is kept. Raises UnknownFunction."""
         self.spec(function)
-        await self._store.apply([FunctionPaused(function, paused)], now=self._clock.now())
-        gate = self._window.gate(function)
-        gate.paused = paused
-        if not paused:
-            self._resume(gate)
-
-    def _resume(self, gate: FunctionGate) -> None:
-        gate.paused = False
         window = self._window
-        for flow in window.flows.values():
-            if flow.gate is gate:
-                window.offer(flow)
-                window.refill(flow)
-        self.dispatch()
+        gate = window.gate(function)
+        before, gate.paused = gate.paused, gate.paused or paused  # nothing more is claimed meanwhile
+        try:
+            await self._store.apply([FunctionPaused(function, paused)], now=self._clock.now())
+        except BaseException:
+            window.pause(gate, paused=before)
+            raise
+        window.pause(gate, paused=paused)
+        if paused:
+            self._recall(lambda held: held.spec.name == function)
+
+    async def open(self, name: str) -> None:
+        """End the closure of `function:NAME` or `key:KEY` now; harmless when there is none."""
+        await self._store.apply([Opened(name)], now=self._clock.now())
+        self._window.reopen(name)
+
+    def _close(self, name: str, until: float) -> None:
+        """Begin nothing of a function or key until that moment. The store is told by the caller."""
+        self._window.close(name, until)
+        kind, _, rest = name.partition(":")
+        if kind == "function":
+            self._recall(lambda held: held.spec.name == rest)
+        else:
+            self._recall(lambda held: held.claim is not None and key_of(held.claim.invocation.flow) == rest)
+
+    def _recall(self, meant: Callable[[_Running], bool]) -> None:
+        """Ask back what the pool holds of these and has not begun; it is reported as `returned`."""
+        tokens = [token for token, held in self._running.items() if held.claim is not None and meant(held)]
+        if tokens:
+            for pool in self._pools:
+                pool.recall(tokens)
 
     def _kill(self, token: int) -> bool:
         return any(pool.kill(token) for pool in self._pools)
@@ -749,7 +896,7 @@ class Dispatcher:
 
     def wake(self, flow: str, function: str) -> None:
         """Something of the flow waits in the store that nobody claimed."""
-        self._window.need(self._window.flow(flow, function))
+        self._window.wake(flow, function)
 
     async def hand_back(self, flow: str) -> None:
         """Release what is ready of a flow, so that it can be ended in the store. Nothing of it begins until
@@ -768,7 +915,7 @@ class Dispatcher:
         """Forget a flow that has ended."""
         found = self._window.flows.get(flow)
         if found is not None and found.running == 0 and found.held == 0:
-            del self._window.flows[flow]
+            self._window.drop(found)
 
     def running_in(self, flow: str) -> int:
         """Attempts of a flow that the pool holds."""
@@ -791,6 +938,46 @@ class Dispatcher:
         """Whether this node's pool holds the invocation."""
         return id in self._tokens
 
+    @property
+    def unrecorded(self) -> int:
+        """Outcomes that the store could not take yet; nothing begins while there are any."""
+        return len(self._unsettled)
+
+    def running_of(self, function: str) -> int:
+        """Attempts of a function, synchronous calls included, that the pool holds."""
+        found = self._window.gates.get(function)
+        return found.running if found is not None else 0
+
+    def running_s(self, id: int) -> float | None:
+        """For how many seconds an invocation has been executing here, 0 while it is placed behind others;
+        None when the pool does not hold it.
+        """
+        token = self._tokens.get(id)
+        if token is None:
+            return None
+        times = (seconds for pool in self._pools for other, seconds in pool.running() if other == token)
+        return next(times, 0.0)
+
+    def at_work(self, limit: int) -> list[tuple[str, float]]:
+        """What executes now, up to `limit`: (function, seconds since it began), the longest first."""
+        found = [
+            (held.spec.name, seconds)
+            for pool in self._pools
+            for token, seconds in pool.running()
+            if (held := self._running.get(token)) is not None
+        ]
+        return heapq.nlargest(limit, found, key=lambda item: item[1])
+
+    def ready_above(self, priority: int, *, beside: str) -> int:
+        """Claims of other flows than `beside` that are ready with a higher priority."""
+        return sum(
+            len(lane.ready)
+            for flow in self._window.flows.values()
+            if flow.name != beside
+            for lane in flow.lanes.values()
+            if lane.priority > priority and flow.open
+        )
+
     def counts(self) -> tuple[int, int, int]:
         """(attempts with the pool, claims ready, callers waiting for a worker)."""
         return len(self._running), self._window.held, len(self._calls.waiting)
@@ -807,21 +994,23 @@ class Dispatcher:
 
     def only_queued(self, function: str) -> bool:
         """Whether calls go the durable way, because a limit over all nodes is held in the claim."""
-        return self._store.shared and self.spec(function).reserved_concurrency is not None
+        return self._store.shared and limits_of(self.spec(function), shared=True).any
 
     def paused_are(self, names: set[str]) -> None:
         """These functions are paused, and no others, as the store says."""
         window = self._window
         for gate in list(window.gates.values()):
             if gate.paused and gate.name not in names:
-                self._resume(gate)
+                window.pause(gate, paused=False)
         for name in names:
-            window.gate(name).paused = True
+            gate = window.gate(name)
+            if not gate.paused:
+                window.pause(gate, paused=True)
 
     def heard(self, flow: str, function: str) -> None:
         """Another node says that something of the flow can be claimed."""
         if self._window.open and function in self._specs:
-            self._window.need(self._window.flow(flow, function))
+            self._window.wake(flow, function)
 
     def flow_known(self, name: str) -> bool:
         """Whether the flow is in the window."""
@@ -849,7 +1038,7 @@ class Dispatcher:
         if not alone:
             excess = self._window.excess()
             if excess:
-                await self._store.release(excess)
+                await self._window.hand_back(excess)
 
     def fence(self) -> None:
         """The node's lease may have run out: drop what is ready, stop what runs, and report nothing of it."""
@@ -876,9 +1065,8 @@ class Dispatcher:
 
     async def look_again(self) -> None:
         """Look at every flow of which the store has something waiting."""
-        for name in await self._store.flows():
-            if not name.startswith("job:"):
-                self.heard(name, name.partition(KEY_MARK)[0])
+        if self._window.open:
+            await self._find_flows()
 
     def watched(self, limit: int) -> list[int]:
         """Up to `limit` invocations that somebody here waits for."""

@@ -10,9 +10,15 @@ import msgspec
 
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Claim, Outcome, Status
+from headrace.runtime.model.limits import key_of
 from headrace.runtime.model.policy import retry_delay
 from headrace.runtime.model.spec import FunctionSpec
-from headrace.runtime.model.write import Retry, Settle
+from headrace.runtime.model.write import Closed, Retry, Settle
+
+CLOSED_MIN_S = 0.01
+"""The shortest closure: a function that asks for none is not to be run without a pause."""
+
+REASON_CHARS_MAX = 500
 
 
 def ending_of(
@@ -24,6 +30,16 @@ def ending_of(
     if outcome.kind == "ok":
         return Settle(claim, Status.SUCCEEDED, outcome.value, outcome.result_ref, None, outcome.started_at)
     error = outcome.error or {"code": outcome.kind, "message": outcome.kind}
+    if outcome.kind == "retry_after":
+        due = until_of(outcome, now=now)
+        if due <= claim.invocation.expires_at:
+            return Retry(claim, due, False, error)
+        return _too_late(claim, spec, outcome, error)
+    if outcome.kind == "out_of_memory" and spec.memory_max_bytes is not None:
+        limit = claim.invocation.memory_bytes or spec.memory_bytes
+        if limit < spec.memory_max_bytes and now <= claim.invocation.expires_at:
+            more = min(2 * limit, spec.memory_max_bytes)
+            return Retry(claim, now, False, {**error, "limit": limit, "next_limit": more}, more)
     if outcome.kind == "cancelled":
         return Settle(claim, Status.CANCELLED, b"", None, error, outcome.started_at)
     final = error.get("final") is True or outcome.kind == "invalid_event"
@@ -31,9 +47,32 @@ def ending_of(
         due = now + retry_delay(claim.attempt, spec.retry, chance)
         if due <= claim.invocation.expires_at:
             return Retry(claim, due, True, error)
-        late = f"its next attempt would come after max_age, {spec.max_age_s:g} s"
-        error = {"code": "expired", "message": f"{late}; attempt {claim.attempt} failed", "cause": error}
+        return _too_late(claim, spec, outcome, error)
     return Settle(claim, Status.DEAD, b"", None, error, outcome.started_at)
+
+
+def _too_late(claim: Claim, spec: FunctionSpec, outcome: Outcome, error: dict[str, Any]) -> Settle:
+    late = f"its next attempt would come after max_age, {spec.max_age_s:g} s"
+    error = {"code": "expired", "message": f"{late}; attempt {claim.attempt} failed", "cause": error}
+    return Settle(claim, Status.DEAD, b"", None, error, outcome.started_at)
+
+
+def until_of(outcome: Outcome, *, now: float) -> float:
+    """When a function that raised RetryAfter wants to be tried again."""
+    seconds = (outcome.error or {}).get("seconds", 0.0)
+    return now + max(float(seconds), CLOSED_MIN_S)
+
+
+def closure_of(spec: FunctionSpec, outcome: Outcome, claim: Claim | None, *, now: float) -> Closed:
+    """What a function that raised RetryAfter has closed: the key that it named, else the invocation's own,
+    else the function.
+    """
+    error = outcome.error or {}
+    key = error.get("key") or (key_of(claim.invocation.flow) if claim is not None else None)
+    name = f"key:{key}" if key is not None else f"function:{spec.name}"
+    who = f" (invocation {show_id(claim.invocation.id)})" if claim is not None else ""
+    reason = f"{spec.name}{who} raised RetryAfter: {error.get('message', '')}"
+    return Closed(name, until_of(outcome, now=now), reason[:REASON_CHARS_MAX])
 
 
 def stillborn(claim: Claim, spec: FunctionSpec, *, now: float) -> Settle | None:

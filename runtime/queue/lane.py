@@ -9,23 +9,89 @@ import asyncio
 from collections import deque
 
 from headrace.runtime.model.invocation import Claim
+from headrace.runtime.model.limits import NO_LIMITS
 
 
 class FunctionGate:
-    """What limits one function over all its flows: its reserved concurrency and whether it is paused."""
+    """What limits one function over all its flows: its reserved concurrency, whether it is paused or closed,
+    and with a `meter` what is claimed of it.
+    """
 
-    __slots__ = ("limit", "name", "paused", "running", "weight")
+    __slots__ = ("_closed", "_dry", "_paused", "flows", "limit", "meter", "name", "running", "shut", "weight")
 
     def __init__(self, name: str, *, limit: int | None = None, weight: int = 1) -> None:
         self.name = name
         self.limit = limit
         self.weight = weight
-        self.paused = False
         self.running = 0
+        self.flows: dict[str, Flow] = {}
+        self.meter: Meter | None = None
+        self.shut = False
+        """Nothing of it begins: it is paused, closed or dry."""
+        self._paused = self._closed = self._dry = False
 
     @property
     def open(self) -> bool:
-        return not self.paused and (self.limit is None or self.running < self.limit)
+        return not self.shut and (self.limit is None or self.running < self.limit)
+
+    @property
+    def paused(self) -> bool:
+        """By an operator, until it is resumed."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self.shut = paused or self._closed or self._dry
+
+    @property
+    def closed(self) -> bool:
+        """By a function's RetryAfter, until its moment."""
+        return self._closed
+
+    @closed.setter
+    def closed(self, closed: bool) -> None:
+        self._closed = closed
+        self.shut = self._paused or closed or self._dry
+
+    @property
+    def dry(self) -> bool:
+        """Its rate is used up, for now."""
+        return self._dry
+
+    @dry.setter
+    def dry(self, dry: bool) -> None:
+        self._dry = dry
+        self.shut = self._paused or self._closed or dry
+
+
+class Meter:
+    """What a function with limits, or with concurrency keys, has beside its lanes: its flows in the store.
+
+    Its claims are granted by the store, a few at a time; those of all of its keys share the function's own
+    lanes, so that a function with many keys has no more turns than one without, and a key costs nothing here
+    while nothing of it is due.
+    """
+
+    def __init__(self) -> None:
+        self.limits = NO_LIMITS
+        self.tokens = self.refilled_at = 0.0
+        """The rate once more, for what begins here: a claim may have waited for a worker."""
+        self.wanting: dict[str, None] = {}
+        """Flows that may have something due, in the order in which they are asked."""
+        self.asking: dict[str, bool] = {}
+        """Flows that are being asked; True when they are to be asked again."""
+        self.asked = 0
+        """Claims that may come of that."""
+        self.due: dict[str, float] = {}
+        """When flows are to be looked at again."""
+        self.unlisted = False
+        """The store may have flows of keys that nothing here knows."""
+        self.cursor: str | None = None
+        """The last flow of the pass over the store's that is under way."""
+        self.listing = False
+        self.blocked = ""
+        """The limit that keeps all of its flows from being claimed: `rate` or `concurrency`."""
 
 
 class Flow:
@@ -49,6 +115,7 @@ class Flow:
     def __init__(self, name: str, gate: FunctionGate, *, limit: int | None = None) -> None:
         self.name = name
         self.gate = gate
+        gate.flows[name] = self
         self.limit = limit
         self.running = 0
         self.lanes: dict[int, Lane] = {}
@@ -128,7 +195,7 @@ class Rotation:
                 gate = flow.gate
                 if (
                     not lane.ready
-                    or gate.paused
+                    or gate.shut
                     or (gate.limit is not None and gate.running >= gate.limit)
                     or (flow.limit is not None and flow.running >= flow.limit)
                 ):
@@ -148,7 +215,7 @@ class Rotation:
         answered.
         """
         flow = lane.flow
-        if flow.limit is not None or flow.gate.limit is not None:
+        if flow.limit is not None or flow.gate.limit is not None or flow.gate.meter is not None:
             return 1  # each one may be the last
         waiting = len(lane.ready)
         return waiting if len(self._classes[lane.priority]) == 1 else min(waiting, lane.deficit)

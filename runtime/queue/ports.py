@@ -4,7 +4,7 @@ end.
 Imports the floor only. The composition root hands the real ones over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from headrace.runtime.model.attempt import Attempt
@@ -20,6 +20,11 @@ class AttemptPool(Protocol):
 
     def kill(self, token: int) -> bool:
         """End an attempt; it is reported as `cancelled`. False when the pool does not hold it."""
+
+    def recall(self, tokens: Collection[int]) -> None:
+        """Report as `returned` those of these attempts, and perhaps others, that have not begun; they never
+        will. Not before the caller's turn of the event loop has ended.
+        """
 
     def running(self) -> Sequence[tuple[int, float]]:
         """Attempts that are executing now: (token, seconds since it began)."""

@@ -12,7 +12,9 @@ from typing import Any
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import StoreUnavailable
 from headrace.runtime.model.invocation import Claim
+from headrace.runtime.model.limits import KEY_MARK, flow_of, key_of
 from headrace.runtime.queue.lane import Flow, FunctionGate, Lane, Rotation
+from headrace.runtime.queue.metering import Metering
 from headrace.runtime.store.protocol import QueueStore
 
 WINDOW = 16_384
@@ -75,15 +77,27 @@ class Window:
         self.gates: dict[str, FunctionGate] = {}
         self.flows: dict[str, Flow] = {}
         self.rotation = Rotation()
+        self.closures: dict[str, float] = {}
+        """Until when functions (`function:NAME`) and keys (`key:KEY`) are closed."""
+        self.metering = Metering(
+            store,
+            self,
+            node=node,
+            clock=clock,
+            loaded=loaded,
+            ready=ready,
+            spawn=spawn,
+            on_error=on_error,
+        )
 
     def room(self, flow: Flow) -> int:
         """How many more claims of the flow may be held; none while older ones wait in the store."""
-        if not self.open or flow.more or flow.closed:
+        if not self.open or flow.more or flow.closed or flow.gate.shut or flow.gate.meter is not None:
             return 0
         return self._limit(flow) - flow.held - flow.coming
 
     def take(self, claims: Sequence[Claim]) -> None:
-        """Hold claims ready, in this order, but none made under an id that is no longer this node's."""
+        """Hold claims ready, in this order, unless they were made under an id this node no longer has."""
         lane: Lane | None = None
         flow, priority = "", 0
         if claims and claims[0].node != self._node:
@@ -97,10 +111,14 @@ class Window:
             if not lane.active:
                 self.rotation.offer(lane)
 
-    def waits(self, flow: Flow, *, priority: int, due_at: float) -> None:
-        """Something of the flow waits in the store, claimed by nobody."""
+    def waits(self, name: str, function: str, *, priority: int, due_at: float) -> None:
+        """Something of the flow of that name waits in the store, claimed by nobody."""
+        flow = self.flow(name, function)
         if due_at > self._clock.now():
-            self.wake_at(flow, due_at)
+            self.wake_at(name, function, due_at)
+            return
+        if flow.gate.meter is not None:
+            self.metering.want(flow.gate, name)
             return
         if flow.urgent is None or priority > flow.urgent:
             flow.urgent = priority
@@ -112,6 +130,74 @@ class Window:
         for lane in flow.lanes.values():
             lane.ready.clear()
         return ready
+
+    async def hand_back(self, claims: Sequence[Claim]) -> None:
+        """Release claims that are not to begin now, and look again at where they came from."""
+        if claims:
+            await self._store.release(claims)
+            for name, function in {c.invocation.flow: c.invocation.function for c in claims}.items():
+                self.wake(name, function)
+
+    def wake(self, name: str, function: str) -> None:
+        """The store holds something due of the flow of that name."""
+        flow = self.flow(name, function)
+        if flow.gate.meter is not None:
+            self.metering.want(flow.gate, name)
+        else:
+            self.need(flow)
+
+    # ---- pauses and closures ----
+
+    def pause(self, gate: FunctionGate, *, paused: bool) -> None:
+        """Begin nothing of the function, or go on."""
+        gate.paused = paused
+        self._changed(gate)
+
+    def close(self, name: str, until: float) -> None:
+        """Begin nothing of a function or key until that moment; the later one counts."""
+        if until <= self.closures.get(name, float("-inf")):
+            return
+        self.closures[name] = until
+        self.wake_timers(until, name)
+        kind, _, rest = name.partition(":")
+        if kind == "function":
+            gate = self.gate(rest)
+            gate.closed = True
+            self._changed(gate)
+        else:
+            self._spawn(self.hand_back([claim for gate in self._metered() for claim in _taken(gate, rest)]))
+
+    def reopen(self, name: str) -> None:
+        """A closure has ended, by time or by an operator."""
+        if self.closures.pop(name, None) is None:
+            return
+        kind, _, rest = name.partition(":")
+        if kind == "function":
+            gate = self.gate(rest)
+            gate.closed = False
+            self._changed(gate)
+        else:
+            for gate in self._metered():
+                self.metering.want(gate, flow_of(gate.name, rest))
+
+    def closed_until(self, key: str | None) -> float | None:
+        """Until when a concurrency key is closed; None when it is open."""
+        return self.closures.get(f"key:{key}") if key is not None and self.closures else None
+
+    def _metered(self) -> list[FunctionGate]:
+        return [gate for gate in self.gates.values() if gate.meter is not None]
+
+    def _changed(self, gate: FunctionGate) -> None:
+        """The function was paused, closed, resumed or opened."""
+        flows = list(gate.flows.values())
+        if gate.paused or gate.closed:
+            self._spawn(self.hand_back([claim for flow in flows for claim in self.empty(flow)]))
+            return
+        for flow in flows:
+            self.offer(flow)
+            self.refill(flow)
+        self.metering.pump(gate)
+        self._ready()
 
     def find(self, id: int) -> tuple[Lane, Claim] | None:
         """The ready claim on an invocation."""
@@ -159,7 +245,7 @@ class Window:
 
     def become(self, node: str) -> None:
         """Claim under another id from now on."""
-        self._node = node
+        self._node = self.metering.node = node
 
     def gate(self, function: str) -> FunctionGate:
         """What limits the function; made when it is first asked for."""
@@ -172,8 +258,18 @@ class Window:
         """The flow of that name; made when it is first asked for."""
         flow = self.flows.get(name)
         if flow is None:
-            flow = self.flows[name] = Flow(name, self.gate(function))
+            gate = self.gate(function)
+            if KEY_MARK in name:  # all keys share the function's own; each is known to the meter alone
+                self.metering.meter(gate)
+                return self.flow(function, function)
+            flow = self.flows[name] = Flow(name, gate)
+            flow.more = gate.meter is not None
         return flow
+
+    def drop(self, flow: Flow) -> None:
+        """Forget a flow of which nothing is held."""
+        self.flows.pop(flow.name, None)
+        flow.gate.flows.pop(flow.name, None)
 
     def lane(self, flow: Flow, priority: int) -> Lane:
         """The flow's lane of that priority; made when it is first asked for."""
@@ -188,23 +284,28 @@ class Window:
             for lane in flow.lanes.values():
                 self.rotation.offer(lane)
             return
-        for other in self.flows.values():  # a limited function's flows share one gate
-            if other.gate is flow.gate:
-                for lane in other.lanes.values():
-                    self.rotation.offer(lane)
+        for other in flow.gate.flows.values():  # a limited function's flows share one gate
+            for lane in other.lanes.values():
+                self.rotation.offer(lane)
 
     def need(self, flow: Flow) -> None:
         """The store holds something due of the flow that is not in the window."""
         flow.more = True
-        self.refill(flow)
+        if flow.gate.meter is not None:
+            self.metering.want(flow.gate, flow.name)
+        else:
+            self.refill(flow)
 
     def refill(self, flow: Flow) -> None:
         """Load more of the flow, if there may be more and there is room."""
+        if flow.gate.meter is not None:
+            self.metering.pump(flow.gate)
+            return
         if not self.open or flow.closed or flow.loading is not None or not flow.more:
             return
         if flow.held + flow.coming >= max(self._limit(flow) // 2, 1) and not flow.passed_over:
             return
-        if flow.gate.paused or (not self._loaded(flow.gate.name) and not flow.name.startswith("job:")):
+        if flow.gate.shut or (not self._loaded(flow.gate.name) and not flow.name.startswith("job:")):
             return
         flow.loading = self._spawn(self._load(flow))
 
@@ -214,54 +315,63 @@ class Window:
             limit = max(room, min(URGENT, self._size))
             flow.more = False
             now = self._clock.now()
-            claims = await self._store.claim(self._node, flow=flow.name, limit=limit, now=now)
+            claims = await self._store.claim(
+                self._node, flow=flow.name, limit=limit, now=now, function=flow.gate.name
+            )
             if len(claims) >= limit:
                 flow.more = True
             if not flow.more or (flow.urgent is not None and claims[-1].invocation.priority < flow.urgent):
                 flow.urgent = None
-            if not self.open or flow.closed or (claims and claims[0].node != self._node):
+            moved = claims and claims[0].node != self._node
+            if not self.open or flow.closed or flow.gate.shut or moved:
                 flow.more = True
                 await self._store.release(claims)
                 return
             for claim in claims:
                 lane = self.lane(flow, claim.invocation.priority)
                 lane.ready.append(claim)
-                flow.gate = self.gate(claim.invocation.function)
+                if claim.invocation.function != flow.gate.name:
+                    flow.gate.flows.pop(flow.name, None)
+                    flow.gate = self.gate(claim.invocation.function)
+                    flow.gate.flows[flow.name] = flow
                 flow.learn(len(claim.invocation.payload))
             self.offer(flow)
             if not flow.more:
                 due = await self._store.next_due(flow.name, now=now)
                 if due is not None:
-                    self.wake_at(flow, due)
+                    self.wake_at(flow.name, flow.gate.name, due)
         except StoreUnavailable as error:
             flow.more = True
             self._on_error(
                 "the queue could not be read; trying again", {"flow": flow.name, "error": str(error)}
             )
-            self.wake_at(flow, self._clock.now() + 1.0)
+            self.wake_at(flow.name, flow.gate.name, self._clock.now() + 1.0)
         finally:
             flow.loading = None
         if flow.more:
             self.refill(flow)
         self._ready()
 
-    def wake_at(self, flow: Flow, due: float) -> None:
-        """Look at the flow again at `due`. One timer a flow: the earliest."""
-        if flow.next_due is None or due < flow.next_due:
+    def wake_at(self, name: str, function: str, due: float) -> None:
+        """Look at the flow of that name again at `due`. One timer a flow: the earliest."""
+        flow = self.flow(name, function)
+        if flow.gate.meter is not None:
+            self.metering.wake_at(flow.gate, name, due)
+        elif flow.next_due is None or due < flow.next_due:
             flow.next_due = due
-            heapq.heappush(self._timers, (due, flow.name))
-            self._timer_set.set()
+            self.wake_timers(due, name)
+
+    def wake_timers(self, due: float, name: str) -> None:
+        """Have what `name` stands for looked at at `due`: a flow, a closure, or something of a meter's."""
+        heapq.heappush(self._timers, (due, name))
+        self._timer_set.set()
 
     async def run_timers(self) -> None:
         """Look at each flow again when it is due, until cancelled."""
         while True:
             now = self._clock.now()
             while self._timers and self._timers[0][0] <= now:
-                due, name = heapq.heappop(self._timers)
-                flow = self.flows.get(name)
-                if flow is not None and flow.next_due == due:
-                    flow.next_due = None
-                    self.need(flow)
+                self._due(*heapq.heappop(self._timers))
             self._timer_set.clear()
             wait = min(max(self._timers[0][0] - now, 0.001), 60.0) if self._timers else 60.0
             sleeper = asyncio.ensure_future(self._sleep_until(self._clock.monotonic() + wait))
@@ -275,3 +385,29 @@ class Window:
     async def _sleep_until(self, moment: float) -> None:
         # Time may have passed before this task has begun.
         await self._clock.sleep(max(moment - self._clock.monotonic(), 0.0))
+
+    def _due(self, due: float, name: str) -> None:
+        if name in self.closures:
+            if self.closures[name] <= due:
+                self.reopen(name)
+            return
+        flow = self.flows.get(name)
+        if flow is not None and flow.next_due == due:
+            flow.next_due = None
+            self.need(flow)
+            return
+        gate = flow.gate if flow is not None else self.gates.get(name.partition(KEY_MARK)[0])
+        if gate is not None:
+            self.metering.due(gate, name, due)
+
+
+def _taken(gate: FunctionGate, key: str) -> list[Claim]:
+    """Take what is ready of a key out of the function's lanes."""
+    found = []
+    for flow in gate.flows.values():
+        for lane in flow.lanes.values():
+            mine = [claim for claim in lane.ready if key_of(claim.invocation.flow) == key]
+            for claim in mine:
+                lane.ready.remove(claim)
+            found += mine
+    return found

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from headrace.runtime.model.invocation import Claim
+from headrace.runtime.model.limits import Held, Limits, key_of, next_token_at, tokens_at, whole_tokens
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import SqliteDatabase
 from headrace.runtime.store.page import invocations
@@ -27,6 +28,87 @@ _NEXT = (
 )
 _NEXT_MAX = 1_000
 _ids = msgspec.json.Decoder(list[int]).decode
+
+
+def claim_within(
+    db: SqliteDatabase,
+    claims: Claims,
+    node: str,
+    flow: str,
+    limit: int,
+    now: float,
+    function: str,
+    limits: Limits,
+) -> list[Claim]:
+    """`claim`, of what is not closed and within the limits.
+
+    What is left of a rate is recorded with the claim, so that a restart cannot exceed it.
+    """
+    if _closure(db, flow, function, now) is not None:
+        return []
+    if limits.concurrency is not None or limits.key_concurrency is not None:
+        total, of_flow = claims.count(function, flow)
+        if limits.concurrency is not None:
+            limit = min(limit, limits.concurrency - total)
+        if limits.key_concurrency is not None:
+            limit = min(limit, limits.key_concurrency - of_flow)
+    if limits.rate is None:
+        return claim(db, claims, node, flow, limit, now) if limit > 0 else []
+    tokens = _tokens(db, function, limits, now)
+    limit = min(limit, whole_tokens(tokens))
+    claimed = claim(db, claims, node, flow, limit, now) if limit > 0 else []
+    if claimed:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(
+                "INSERT INTO gate (function, tokens, refilled_at) VALUES (?, ?, ?) ON CONFLICT (function)"
+                " DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at",
+                (function, tokens - len(claimed), now),
+            )
+            db.execute("COMMIT")
+        except Exception:
+            _free(claims, claimed)  # the queue's head goes back to them
+            raise
+    return claimed
+
+
+def held_back(
+    db: SqliteDatabase, claims: Claims, flow: str, function: str, limits: Limits, now: float
+) -> Held | None:
+    """The first that holds of what `claim_within` and the dispatcher keep to."""
+    closure = _closure(db, flow, function, now)
+    if closure is not None:
+        return Held("closed", closure[0], closure[1])
+    if db.execute("SELECT 1 FROM paused WHERE function = ?", (function,)).fetchone() is not None:
+        return Held("paused")
+    if limits.concurrency is not None or limits.key_concurrency is not None:
+        total, of_flow = claims.count(function, flow)
+        if limits.concurrency is not None and total >= limits.concurrency:
+            return Held("concurrency")
+        if limits.key_concurrency is not None and of_flow >= limits.key_concurrency:
+            return Held("key_concurrency")
+    if limits.rate is not None:
+        tokens = _tokens(db, function, limits, now)
+        if not whole_tokens(tokens):
+            return Held("rate", next_token_at(limits, tokens, now=now))
+    return None
+
+
+def _closure(db: SqliteDatabase, flow: str, function: str, now: float) -> tuple[float, str] | None:
+    """Until when the flow is closed, by its function or its key, and why; the later of the two."""
+    key = key_of(flow)
+    found: tuple[float, str] | None = db.execute(
+        "SELECT until_at, reason FROM closure WHERE name IN (?, ?) AND until_at > ?"
+        " ORDER BY until_at DESC LIMIT 1",
+        (f"function:{function}", f"key:{key}" if key is not None else "", now),
+    ).fetchone()
+    return found
+
+
+def _tokens(db: SqliteDatabase, function: str, limits: Limits, now: float) -> float:
+    """What the function's bucket holds; full when nothing was ever claimed."""
+    row = db.execute("SELECT tokens, refilled_at FROM gate WHERE function = ?", (function,)).fetchone()
+    return limits.burst if row is None else tokens_at(limits, *row, now=now)
 
 
 def claim(db: SqliteDatabase, claims: Claims, node: str, flow: str, limit: int, now: float) -> list[Claim]:

@@ -12,6 +12,24 @@ _HEADS_MAX = 10_000
 _SLACK_S = 1e-5
 
 
+class _Count:
+    """Claims of one function that are held, in all and by flow."""
+
+    __slots__ = ("flows", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.flows: dict[str, int] = {}
+
+    def add(self, flow: str, change: int) -> None:
+        self.total += change
+        left = self.flows.get(flow, 0) + change
+        if left:
+            self.flows[flow] = left
+        else:
+            self.flows.pop(flow, None)
+
+
 class Claims:
     """Who may run what, which nodes live, and how far each flow's queue has been given out."""
 
@@ -25,6 +43,24 @@ class Claims:
         # An id was not held before and is to be again so; a claim was held and not marked; the rest in full.
         self._undo: list[int | Claim | tuple[int, Claim | None, bool]] = []
         self._heads: dict[tuple[str, int], tuple[float, int]] = {}
+        self._counts: dict[str, _Count] = {}
+        """Of the functions whose limits were asked about. They follow from `held`, and are made when they are
+        missing."""
+
+    def count(self, function: str, flow: str) -> tuple[int, int]:
+        """Claims held of a function, and of one of its flows."""
+        found = self._counts.get(function)
+        if found is None:
+            found = self._counts[function] = _Count()
+            for claim in self.held.values():
+                if claim.invocation.function == function:
+                    found.add(claim.invocation.flow, 1)
+        return found.total, found.flows.get(flow, 0)
+
+    def _counted(self, claim: Claim, change: int) -> None:
+        count = self._counts.get(claim.invocation.function)
+        if count is not None:
+            count.add(claim.invocation.flow, change)
 
     # ---- by a transaction: every change can be undone ----
 
@@ -36,6 +72,8 @@ class Claims:
     def undo_to(self, mark: int) -> None:
         """Take back all changes since `mark`, the newest first."""
         undo = self._undo
+        if len(undo) > mark:
+            self._counts.clear()
         while len(undo) > mark:
             change = undo.pop()
             if type(change) is int:
@@ -69,6 +107,10 @@ class Claims:
         before = self.held.get(id)
         self._undo.append(id if before is None else (id, before, id in self.marked))
         self.held[id] = claim
+        if self._counts:
+            if before is not None:
+                self._counted(before, -1)
+            self._counted(claim, 1)
 
     def drop(self, id: int) -> Claim | None:
         """End the claim of an invocation, if there is one."""
@@ -79,6 +121,8 @@ class Claims:
                 self.marked.discard(id)
             else:
                 self._undo.append(claim)
+            if self._counts:
+                self._counted(claim, -1)
         return claim
 
     def mark_running(self, id: int) -> None:

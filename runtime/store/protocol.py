@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headrace.runtime.model.audit import Audit, Reference
-from headrace.runtime.model.invocation import Claim, Record, Status
+from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
 from headrace.runtime.model.write import Applied, Write
@@ -133,8 +133,10 @@ class QueueStore(Protocol):
         none.
         """
 
-    async def flows(self) -> list[str]:
-        """The flows that have waiting invocations, perhaps without those of which all are claimed."""
+    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        """The flows that have waiting invocations, perhaps without those of which all are claimed, by their
+        UTF-8 bytes: those after `after`, up to `limit`.
+        """
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Hand back claims that were not begun: they wait again, and no attempt is spent. Stale claims are
@@ -191,6 +193,11 @@ class InvocationStore(Protocol):
 
     async def known(self, ids: Sequence[int]) -> set[int]:
         """Those of up to 10,000 ids that are kept."""
+
+    async def ahead(self, invocation: Invocation, *, now: float, limit: int) -> int:
+        """How many due, waiting invocations of its flow are claimed before this one, counted up to `limit`;
+        those that are claimed already count as long as they are not marked as running.
+        """
 
     async def counters(self) -> dict[str, Counters]:
         """The books, by function."""

@@ -5,7 +5,7 @@ Imports the floor and its own room. Plain functions over a connection that sees 
 
 from collections.abc import Sequence
 
-from headrace.runtime.model.invocation import Record, Status
+from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.store.database import POSTGRESQL, Database
 from headrace.runtime.store.page import ids, records
@@ -14,6 +14,7 @@ from headrace.runtime.store.rows import JOB, RECORD, job_of, record_of
 from headrace.runtime.store.tally import BOOK_NAMES
 
 _FLOWS_MAX = 1_000
+_FLOWS_ALL = 1 << 62
 _OLDEST_OF = 200
 
 
@@ -63,6 +64,24 @@ def ended(db: Database, asked: Sequence[int]) -> list[Record]:
     return records(db, ids(db, query, (db.dialect.listed(asked),)))
 
 
+def ahead(db: Database, invocation: Invocation, now: float, limit: int) -> int:
+    """By stretches of the index: each higher priority's due rows, then those before it in its own."""
+    count = 0
+    for priority in priorities(db, invocation.flow):
+        if priority < invocation.priority or count >= limit:
+            break
+        until = (
+            (invocation.due_at, invocation.id) if priority == invocation.priority else (now, (1 << 63) - 1)
+        )
+        [found] = db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM invocation WHERE status = 0 AND flow = ? AND priority = ?"
+            " AND (due_at, id) < (?, ?) LIMIT ?) AS before",
+            (invocation.flow, priority, *until, limit - count),
+        ).fetchone()
+        count += found
+    return count
+
+
 def counters(db: Database) -> dict[str, Counters]:
     """The books; waiting is what remains, so that no row has to be counted."""
     with db.snapshot():
@@ -106,7 +125,7 @@ def _oldest(db: Database) -> list[tuple[str, float]]:
     first = _OLDEST.format(waiting=db.dialect.waiting, flow="?", priority="?", limit="?")
     query = f"SELECT function, min(accepted_at) FROM ({first}) AS first GROUP BY function"
     found: list[tuple[str, float]] = []
-    for flow in flows(db)[:_FLOWS_MAX]:
+    for flow in flows(db, limit=_FLOWS_MAX):
         for priority in priorities(db, flow):
             found += db.execute(query, (flow, priority, _OLDEST_OF)).fetchall()
     return found
@@ -132,15 +151,16 @@ _OLDEST_AT_ONCE = (
 )
 
 
-def flows(db: Database) -> list[str]:
+def flows(db: Database, after: str = "", limit: int | None = None) -> list[str]:
     """By jumps through the index from one flow to the next, whatever the number of rows."""
     waiting = db.dialect.waiting
     return [
         flow
         for [flow] in db.execute(
-            f"WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE {waiting} UNION ALL"
-            f" SELECT (SELECT min(i.flow) FROM invocation i WHERE {waiting} AND i.flow > f.flow) FROM f"
-            " WHERE f.flow IS NOT NULL) SELECT flow FROM f WHERE flow IS NOT NULL"
+            f"WITH RECURSIVE f(flow) AS (SELECT min(flow) FROM invocation WHERE {waiting} AND flow > :after"
+            f" UNION ALL SELECT (SELECT min(i.flow) FROM invocation i WHERE {waiting} AND i.flow > f.flow)"
+            " FROM f WHERE f.flow IS NOT NULL) SELECT flow FROM f WHERE flow IS NOT NULL LIMIT :limit",
+            {"after": after, "limit": _FLOWS_ALL if limit is None else limit},
         )
     ]
 

@@ -16,8 +16,9 @@ from typing import Any
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
 from headrace.runtime.model.audit import Audit, Reference
-from headrace.runtime.model.invocation import Claim, Record, Status
+from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
+from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.store import audit, calls, jobsteps, reads, retention, schedules, steps
@@ -147,14 +148,23 @@ class SqliteStore:
     def listen(self, wake: Callable[[str], None]) -> None:
         """Nobody else writes to this database."""
 
-    async def claim(self, node: str, *, flow: str, limit: int, now: float) -> list[Claim]:
-        return await self._writer.call(lambda db: calls.claim(db, self._claims, node, flow, limit, now))
+    async def claim(
+        self, node: str, *, flow: str, limit: int, now: float, function: str = "", limits: Limits = NO_LIMITS
+    ) -> list[Claim]:
+        return await self._writer.call(
+            lambda db: calls.claim_within(db, self._claims, node, flow, limit, now, function, limits)
+        )
+
+    async def held_back(self, *, flow: str, function: str, limits: Limits, now: float) -> Held | None:
+        return await self._writer.call(
+            lambda db: calls.held_back(db, self._claims, flow, function, limits, now)
+        )
 
     async def next_due(self, flow: str, *, now: float) -> float | None:
         return await self._writer.call(lambda db: calls.next_due(db, self._claims, flow, now))
 
-    async def flows(self) -> list[str]:
-        return await self._readers.ask(reads.flows)
+    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        return await self._readers.ask(lambda db: reads.flows(db, after, limit))
 
     async def release(self, claims: Sequence[Claim]) -> None:
         await self._writer.call(lambda db: calls.release(db, self._claims, claims))
@@ -206,6 +216,9 @@ class SqliteStore:
 
     async def known(self, ids: Sequence[int]) -> set[int]:
         return await self._readers.ask(lambda db: reads.known(db, ids))
+
+    async def ahead(self, invocation: Invocation, *, now: float, limit: int) -> int:
+        return await self._readers.ask(lambda db: reads.ahead(db, invocation, now, limit))
 
     async def counters(self) -> dict[str, Counters]:
         return await self._readers.ask(reads.counters)

@@ -34,6 +34,7 @@ from headrace.runtime.store.database import Database
 from headrace.runtime.store.recording import PLAIN, Recording, Refused
 from headrace.runtime.store.tally import CANCELLED, DEAD, DEDUPLICATED
 
+DEPLOYMENTS_KEPT = 1_000
 FIRED_KEPT = 1_000
 """Due instants remembered of each schedule; an instant before all of them counts as fired."""
 
@@ -311,6 +312,11 @@ def deployed(transaction: Recording, write: Deployed, now: float) -> Applied:
         "INSERT INTO deployment (node, since, version) VALUES (?, ?, ?)"
         " ON CONFLICT (node, since) DO UPDATE SET version = excluded.version",
         (write.node, write.at, write.version),
+    )
+    transaction.db.execute(
+        "DELETE FROM deployment WHERE since <"
+        " (SELECT since FROM deployment ORDER BY since DESC LIMIT 1 OFFSET ?)",
+        (DEPLOYMENTS_KEPT,),
     )
     return PLAIN
 

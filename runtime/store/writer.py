@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
 from headrace.runtime.model.write import Applied, ChunkDone, Write
+from headrace.runtime.store.answers import Answers, Item
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import SqliteDatabase
 from headrace.runtime.store.protocol import Done
@@ -42,9 +43,6 @@ class _Call:
         self.run, self.future = run, future
 
 
-_Item = tuple[Sequence[Write], Done, float, Callable[[], None] | None]
-
-
 class Writer:
     """Group commit on its own thread: `start` once, `submit` and `call` from the event loop, then `stop`."""
 
@@ -64,9 +62,10 @@ class Writer:
         self._cold = cold
         self._gather = gather
         # None comes last: the end. A queue of C code: a `threading.Event` costs more than a short commit.
-        self._waiting: SimpleQueue[_Item | _Call | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Item | _Call | None] = SimpleQueue()
         self._stopping = False
         self._loop = asyncio.get_running_loop()
+        self._answers = Answers(self._loop)
         self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
         self.commits = 0
         self.durations: deque[float] = deque(maxlen=256)
@@ -110,28 +109,28 @@ class Writer:
             if not self._step(item):
                 return
 
-    def _step(self, item: "_Item | _Call | None") -> bool:
+    def _step(self, item: "Item | _Call | None") -> bool:
         """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
         behind it. False at the end.
         """
         waiting = self._waiting
-        items: list[_Item] = []
+        items: list[Item] = []
         room = WRITES_MAX
         while item is not None and type(item) is not _Call:
             items.append(item)  # type: ignore[arg-type]
             room -= len(item[0])  # type: ignore[index]
             if room <= 0 or waiting.empty():
-                self._answer(items, self._record(items))
+                self._answers.lists(items, self._record(items))
                 return True
             item = waiting.get_nowait()
         if items:
-            self._answer(items, self._record(items))
+            self._answers.lists(items, self._record(items))
         if item is None:
             return False
         self._serve(item)
         return True
 
-    def _record(self, items: list[_Item]) -> list[Answer]:
+    def _record(self, items: list[Item]) -> list[Answer]:
         began = self._clock.monotonic()
         lists = [(writes, now) for writes, _, now, _ in items]
         carefully = False
@@ -162,15 +161,6 @@ class Writer:
                 self._db.execute("ROLLBACK")
         transaction.undo()
 
-    def _answer(self, items: list[_Item], answers: list[Answer]) -> None:
-        for item, answer in zip(items, answers, strict=True):
-            if item[3] is not None and isinstance(answer, list) and answer[0].refused is None:
-                try:
-                    item[3]()
-                except Exception as error:  # one caller's mistake must not end the thread
-                    self._on_loop(_complain, error)
-        self._on_loop(_deliver, [item[1] for item in items], answers)
-
     def _serve(self, call: _Call) -> None:
         try:
             result = call.run(self._db)
@@ -179,39 +169,10 @@ class Writer:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
             self._claims.undo_to(0)
-            self._on_loop(_fail, call.future, fault(error, self._path))
+            self._answers.failure(call.future, fault(error, self._path))
         else:
             self._claims.committed()
-            self._on_loop(_resolve, call.future, result)
-
-    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
-        # A loop that was closed without `stop` has nobody left to tell; what is recorded stays recorded.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback, *args)
-
-
-def _deliver(dones: list[Done], answers: list[Answer]) -> None:
-    for done, answer in zip(dones, answers, strict=True):
-        try:
-            done(answer)
-        except Exception as error:  # one caller's mistake must not keep the others from their answers
-            _complain(error)
-
-
-def _complain(error: Exception) -> None:
-    asyncio.get_running_loop().call_exception_handler(
-        {"message": "a caller failed on the answer to its writes", "exception": error}
-    )
-
-
-def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+            self._answers.result(call.future, result)
 
 
 def _database_fault(error: Exception) -> bool:

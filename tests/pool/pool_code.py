@@ -17,7 +17,7 @@ from typing import Any
 
 import pydantic
 
-from headrace.runtime.errors import InvalidEvent
+from headrace.runtime.errors import InvalidEvent, RetryAfter
 from headrace.runtime.model.spec import FunctionSpec, Manifest
 
 
@@ -70,6 +70,13 @@ def append(event, context):
     if event.get("die"):
         os._exit(9)
     return event["line"]
+
+
+def append_or_wait(event, context):
+    """Leave a line in a file, and ask to be tried again later when told so."""
+    append(event, context)
+    if event.get("later"):
+        raise RetryAfter(event["later"], event.get("key"))
 
 
 def fail(event, context):

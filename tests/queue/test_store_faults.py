@@ -9,10 +9,11 @@ import pytest
 from headrace import App
 from headrace.runtime.errors import StorageFull
 from headrace.runtime.model.invocation import Status
+from headrace.runtime.store.database import SqliteDatabase
 from tests.inline_node import InlineNode
 
 
-class FullDisk(sqlite3.Connection):
+class FullDisk(SqliteDatabase):
     """Fails every commit while `full`, as SQLite does on a full disk."""
 
     full: ClassVar[bool] = False
@@ -38,6 +39,11 @@ def work(event: Any) -> Any:
 @app.function(retries=2)
 def fails(event: Any) -> None:
     raise ValueError("no")
+
+
+@app.function(rate="1/s")
+def paced(event: Any) -> None:
+    ran.append(event)
 
 
 @app.function
@@ -110,3 +116,20 @@ async def test_a_ready_invocation_whose_cancel_was_not_recorded_still_runs(tmp_p
         node.pool.run()
         records = await node.drive(first, second)
         assert {record.status for record in records.values()} == {Status.SUCCEEDED}
+
+
+async def test_what_cannot_be_counted_against_a_rate_does_not_begin(tmp_path: Path) -> None:
+    async with InlineNode(tmp_path, app, connection=FullDisk) as node:
+        ids = await node.put_many("disk.paced", range(3))
+        await node.until(lambda: ran == [0])
+        await node.quiet()
+        FullDisk.full = True
+        for _ in range(5):
+            await node.clock.advance(1.0)
+            for _ in range(4):  # each goes through the store's thread, and records nothing
+                await node.store.next_due("disk.paced", now=0.0)
+        assert ran == [0]
+        assert 1 <= len(node.said) <= 10
+        FullDisk.full = False
+        await node.drive(*ids, step_s=0.5, within_s=10)
+    assert ran == [0, 1, 2]

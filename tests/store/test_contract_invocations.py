@@ -116,3 +116,24 @@ async def test_a_jobs_invocations_stay_until_the_job_goes(store: Store) -> None:
     assert await store.job(9) is None
     assert await store.find() == []
     assert (await store.counters())["app.f"].succeeded == 5
+
+
+async def test_what_goes_first_is_counted_as_it_is_claimed_and_up_to_a_limit(store: Store) -> None:
+    asked = request(50, priority=1, due_at=10.0)
+    await put(
+        store, asked,
+        *[request(id, priority=2, due_at=5.0) for id in range(1, 5)],  # before it by priority
+        request(5, priority=2, due_at=99.0),  # not due yet
+        *[request(id, priority=1, due_at=10.0) for id in (6, 49, 51)],  # beside it: two by id
+        request(7, priority=1, due_at=9.0),
+        request(8, priority=0, due_at=0.0),
+        request(9, function="app.g", priority=9),
+        now=20.0,
+    )  # fmt: skip
+
+    assert await store.ahead(asked, now=20.0, limit=100) == 7
+    assert await store.ahead(asked, now=20.0, limit=6) == 6
+    assert await store.ahead(asked, now=20.0, limit=3) == 3
+    [*claims] = await store.claim("n", flow="app.f", limit=7, now=20.0)
+    assert asked.id not in [claim.invocation.id for claim in claims]
+    assert [claim.invocation.id for claim in await store.claim("n", flow="app.f", limit=1, now=20.0)] == [50]

@@ -16,7 +16,7 @@ from psycopg import errors
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
 from headrace.runtime.model.audit import Audit, Reference
-from headrace.runtime.model.invocation import Claim, Record, Status
+from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
 from headrace.runtime.model.write import Applied, Write
@@ -110,8 +110,15 @@ class PostgresStore:
 
     # ---- the queue ----
 
-    def submit(self, writes: Sequence[Write], done: Done, *, now: float) -> None:
-        self._writer.submit(writes, done, now)
+    def submit(
+        self,
+        writes: Sequence[Write],
+        done: Done,
+        *,
+        now: float,
+        on_disk: Callable[[], None] | None = None,
+    ) -> None:
+        self._writer.submit(writes, done, now, on_disk)
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
         future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()
@@ -164,8 +171,8 @@ class PostgresStore:
     async def nodes(self, *, now: float) -> list[str]:
         return await self._readers.ask(lambda db: claims.nodes(db, now))
 
-    async def flows(self) -> list[str]:
-        return await self._readers.ask(reads.flows)
+    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
+        return await self._readers.ask(lambda db: reads.flows(db, after, limit))
 
     async def release(self, given_back: Sequence[Claim]) -> None:
         await self._writer.call(lambda db: claims.release(db, given_back), changed=bool)
@@ -213,6 +220,9 @@ class PostgresStore:
 
     async def counters(self) -> dict[str, Counters]:
         return await self._readers.ask(reads.counters)
+
+    async def ahead(self, invocation: Invocation, *, now: float, limit: int) -> int:
+        return await self._readers.ask(lambda db: reads.ahead(db, invocation, now, limit))
 
     async def paused(self) -> set[str]:
         return await self._readers.ask(reads.paused)

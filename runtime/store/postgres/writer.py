@@ -7,7 +7,6 @@ connection finds out whether it happened, so that nobody is told that their writ
 """
 
 import asyncio
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import psycopg
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError, StoreUnavailable
 from headrace.runtime.model.write import Applied, ChunkDone, Write
+from headrace.runtime.store.answers import Answers, Item
 from headrace.runtime.store.postgres.connection import PostgresDatabase
 from headrace.runtime.store.postgres.fault import AGAIN, fault, is_database_fault
 from headrace.runtime.store.postgres.transaction import SHARDS, Stale, Transaction
@@ -56,9 +56,6 @@ class _Call:
         self.run, self.changed, self.future = run, changed, future
 
 
-_Item = tuple[Sequence[Write], Done, float]
-
-
 class Writer:
     """Group commit on its own thread: `start` once, `submit` and `call` from the event loop, then `stop`.
 
@@ -84,13 +81,14 @@ class Writer:
         self._cold = cold
         self._gather = gather
         self._patience_s = patience_s
-        self._waiting: deque[_Item | _Call] = deque()
+        self._waiting: deque[Item | _Call] = deque()
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._lost_at: float | None = None
         self._tried_at = 0.0
         self._trouble: Exception | None = None
         self._loop = asyncio.get_running_loop()
+        self._answers = Answers(self._loop)
         self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
         self.number = 0
         self.commits = 0
@@ -100,12 +98,14 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, writes: Sequence[Write], done: Done, now: float) -> None:
+    def submit(
+        self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
+    ) -> None:
         if self._ending.is_set() or len(self._waiting) >= WAITING_MAX:
             why = "the store is stopped" if self._ending.is_set() else "too many writes wait for the database"
             self._loop.call_soon(done, StoreUnavailable(why))
             return
-        self._waiting.append((writes, done, now))
+        self._waiting.append((writes, done, now, on_disk))
         if not self._wake.is_set():
             self._wake.set()
 
@@ -160,7 +160,7 @@ class Writer:
     def _step(self) -> None:
         """Drain at most one transaction's worth, record it, and answer; then the call that came with it."""
         waiting = self._waiting
-        items: list[_Item] = []
+        items: list[Item] = []
         call: _Call | None = None
         room = WRITES_MAX
         while waiting and room > 0:
@@ -171,12 +171,12 @@ class Writer:
             items.append(item)  # type: ignore[arg-type]
             room -= len(item[0])  # type: ignore[index]
         if items:
-            self._on_loop(_deliver, [done for _, done, _ in items], self._record(items))
+            self._answers.lists(items, self._record(items))
         if call is not None:
             self._serve(call)
 
-    def _record(self, items: list[_Item]) -> list[Answer]:
-        lists = [(writes, now) for writes, _, now in items]
+    def _record(self, items: list[Item]) -> list[Answer]:
+        lists = [(writes, now) for writes, _, now, _ in items]
         began = self._clock.monotonic()
         careless = 0
         carefully = False
@@ -223,9 +223,9 @@ class Writer:
         try:
             result = self._transact(run)
         except Exception as error:
-            self._on_loop(_fail, call.future, fault(error, self._where))
+            self._answers.failure(call.future, fault(error, self._where))
         else:
-            self._on_loop(_resolve, call.future, result)
+            self._answers.result(call.future, result)
 
     def _transact(self, run: Callable[[PostgresDatabase, list[T]], None]) -> T:
         """Run what makes and commits one transaction, over lost connections and meetings with others'. It
@@ -293,28 +293,3 @@ class Writer:
             self._db, self._lost_at = db, None
             self.reconnects += 1
             return db
-
-    def _on_loop(self, callback: Callable[..., None], *args: Any) -> None:
-        # A loop that was closed without `stop` has nobody left to tell; what is recorded stays recorded.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback, *args)
-
-
-def _deliver(dones: list[Done], answers: list[Answer]) -> None:
-    for done, answer in zip(dones, answers, strict=True):
-        try:
-            done(answer)
-        except Exception as error:  # one caller's mistake must not keep the others from their answers
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a caller failed on the answer to its writes", "exception": error}
-            )
-
-
-def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
