@@ -14,16 +14,21 @@ import msgspec
 
 from headrace.runtime.binding import Entry, Signature
 from headrace.runtime.errors import HeadraceError, InvalidFunction
+from headrace.runtime.model.destination import bucket_and_prefix, check_webhook, kind_of
 from headrace.runtime.model.policy import RetryPolicy
-from headrace.runtime.model.size import read_size
+from headrace.runtime.model.size import read_duration, read_size
 from headrace.runtime.model.spec import (
+    DEFAULT_IDEMPOTENCY_TTL_S,
     DEFAULT_MAX_AGE_S,
     DEFAULT_MEMORY_BYTES,
     DEFAULT_TIMEOUT_S,
+    IDEMPOTENCY_TTL_S_MAX,
+    IDEMPOTENCY_TTL_S_MIN,
     FunctionSpec,
     JobSpec,
     TriggerSpec,
 )
+from headrace.runtime.objects.key import SYSTEM_BUCKET, check_bucket, check_key
 from headrace.runtime.trigger import Trigger
 
 if TYPE_CHECKING:
@@ -120,6 +125,7 @@ class App:
         priority: int = 0,
         on_failure: str | None = None,
         on_success: str | None = None,
+        idempotency_ttl: float | str = DEFAULT_IDEMPOTENCY_TTL_S,
     ) -> Callable[[F], F]: ...
 
     def function(  # type: ignore[misc]  # mypy counts a positional-only default against the keywords
@@ -146,8 +152,11 @@ class App:
                 `concurrency_key`.
             weight: its share of the workers beside other functions, 1 to 1,000.
             priority: higher runs first, -100 to 100.
-            on_failure: the function that gets the events whose last attempt failed.
-            on_success: the function that gets the results.
+            on_failure: where the events go whose last attempt failed: a function by its full name, a bucket
+                `s3://BUCKET/PREFIX`, or a webhook `https://…`.
+            on_success: where the results go, likewise.
+            idempotency_ttl: how long an idempotency key is remembered, in seconds or as "24 h": 1 s to 30
+                days.
 
         Raises: InvalidFunction for a wrong setting, a name that is taken, or a signature that an event cannot
         fill.
@@ -348,6 +357,7 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
         "priority",
         "on_failure",
         "on_success",
+        "idempotency_ttl",
     )
     for name in given:
         if name not in known:
@@ -410,12 +420,41 @@ def _settings(function: str, given: dict[str, Any]) -> dict[str, Any]:
         out["priority"] = number("priority", -100, 100, whole=True)
     for name in ("on_failure", "on_success"):
         if given.get(name) is not None:
-            if not isinstance(given[name], str):
-                raise InvalidFunction(
-                    function, f"{name} is {given[name]!r}", "Give the full name of a function, APP.NAME."
-                )
-            out[name] = given[name]
+            out[name] = _destination(function, name, given[name])
+    if "idempotency_ttl" in given:
+        try:
+            seconds = read_duration(given["idempotency_ttl"], field="idempotency_ttl")
+        except HeadraceError as error:
+            raise InvalidFunction(function, str(error), error.hint) from None
+        if not IDEMPOTENCY_TTL_S_MIN <= seconds <= IDEMPOTENCY_TTL_S_MAX:
+            raise InvalidFunction(
+                function, f"idempotency_ttl is {given['idempotency_ttl']!r}", "It must be 1 s to 30 days."
+            )
+        out["idempotency_ttl_s"] = seconds
     return out
+
+
+def _destination(function: str, setting: str, given: Any) -> str:
+    """A destination of a form that can be delivered to. What is wrong with a webhook is told without its URL,
+    which may hold a secret.
+    """
+    hint = "Give the full name of a function, APP.NAME, s3://BUCKET/PREFIX or https://HOST/PATH."
+    if not isinstance(given, str):
+        raise InvalidFunction(function, f"{setting} is {given!r}", hint)
+    try:
+        kind = kind_of(given)
+        if kind == "webhook":
+            check_webhook(given)
+        elif kind == "bucket":
+            bucket, prefix = bucket_and_prefix(given)
+            check_bucket(bucket)
+            if prefix:
+                check_key(f"{prefix}/2000/01/01/0000000000000000.json")
+            if bucket == SYSTEM_BUCKET:
+                raise ValueError(f"the bucket {bucket} is the node's own")
+    except (ValueError, HeadraceError) as error:
+        raise InvalidFunction(function, f"{setting}: {error}", hint) from None
+    return given
 
 
 def _check_path(declared: Declared, trigger: Any) -> None:

@@ -311,9 +311,12 @@ class NodeBackend:
                 priority=options.priority,
                 tags=",".join(options.tags) if options.tags else None,
                 idempotency_key=options.idempotency_key,
+                idempotency_ttl_s=options.idempotency_ttl_s,
                 fingerprint=payload,
             )
             [applied] = await dispatcher.accept([put])
+            if ref is not None and applied.repeated:  # the first one's payload is there already
+                await node.in_thread(node.objects.delete, *parse_object_url(ref))
             id = applied.id if applied.id is not None else put.invocation.id
 
             def reporter(ended: Ended) -> None:

@@ -23,6 +23,7 @@ import msgspec
 from headrace.runtime.app import App
 from headrace.runtime.code import SKIPPED_FOLDERS, CodeRequest, find_module, is_path
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.model.destination import DELIVER, deliver_spec, kind_of
 from headrace.runtime.model.policy import RetryPolicy
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
 
@@ -237,25 +238,28 @@ def _check_destinations(specs: dict[str, FunctionSpec], errors: list[LoadError])
     for name, spec in specs.items():
         for setting in ("on_failure", "on_success"):
             target = getattr(spec, setting)
-            if target is not None and target not in specs:
-                near = difflib.get_close_matches(target, specs, 1)
-                errors.append(
-                    LoadError(
-                        file=spec.file,
-                        line=spec.line,
-                        message=f"{name}: {setting} names {target!r}, which is no function",
-                        hint=f"Did you mean {near[0]}?"
-                        if near
-                        else "Give the full name of a function, APP.NAME.",
-                    )
-                )
-                spec = msgspec.structs.replace(spec, **{setting: None})
+            if target is None or kind_of(target) != "function":
+                continue
+            found = specs.get(target)
+            if found is not None and found.job is None:
+                continue
+            near = difflib.get_close_matches(target, specs, 1)
+            hint = f"Did you mean {near[0]}?" if near else "Give the full name of a function, APP.NAME."
+            told = f"names {target!r}, which is no function"
+            if found is not None:
+                told, hint = f"names {target!r}, which is a job", "Name a function; it may submit the job."
+            errors.append(
+                LoadError(file=spec.file, line=spec.line, message=f"{name}: {setting} {told}", hint=hint)
+            )
+            spec = msgspec.structs.replace(spec, **{setting: None})
         out[name] = spec
     return out
 
 
 def _add_builtin(specs: dict[str, FunctionSpec], entries: dict[str, Callable[[Any, Any], Any]]) -> None:
-    """`headrace.call`: runs a function that a caller with the `code` scope sent by cloudpickle."""
+    """`headrace.call` runs a function that a caller with the `code` scope sent by cloudpickle;
+    `headrace.deliver` takes the records of ended invocations to their buckets and webhooks.
+    """
     name = "headrace.call"
     specs[name] = FunctionSpec(
         name=name, module="headrace", file="", line=0, doc="Run a function sent by cloudpickle."
@@ -267,6 +271,15 @@ def _add_builtin(specs: dict[str, FunctionSpec], entries: dict[str, Callable[[An
         return call_pickled(payload, context)
 
     entries[name] = call
+    declared = dict(specs)
+    specs[DELIVER] = deliver_spec()
+
+    def deliver(event: Any, context: Any) -> Any:
+        from headrace.runtime.queue.deliver import deliver
+
+        return deliver(event, context, declared)
+
+    entries[DELIVER] = deliver
 
 
 def _digest_environment(digest: Any) -> None:

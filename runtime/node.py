@@ -57,6 +57,9 @@ from headrace.runtime.versions import Versions
 
 THREADS = 8
 FLUSH_S = 0.2
+KEY_BATCH = 2_000
+KEY_BATCHES = 200
+"""Expired idempotency keys that are forgotten at once, and how often in a row."""
 COLLECT_S = 3600.0
 RELOAD_QUIET_S = 0.05
 LOADER = "headrace.runtime.loading:load"
@@ -341,7 +344,7 @@ class Node:
         self._use(pool)
         self._spawn(self._deployed(manifest, loaded_at, self.clock.now()))
         await self._restart_triggers()
-        _log.info("reloaded", functions=len(manifest.functions) - 1, version=manifest.version)
+        _log.info("reloaded", functions=_own(manifest), version=manifest.version)
         if old is not None:
             task = asyncio.get_running_loop().create_task(self._retire(old))
             self._old_pools.add(task)
@@ -607,6 +610,9 @@ class Node:
                     for ref in refs:
                         await self.in_thread(self.objects.delete, *parse_object_url(ref))
                 await self.versions.collect(before=now - max(kept.succeeded_s, kept.dead_s), now=now)
+                for _ in range(KEY_BATCHES):
+                    if await self._store.expire_keys(before=now, limit=KEY_BATCH) < KEY_BATCH:
+                        break
                 await self.in_thread(self.logs.expire, before=now - kept.logs_s, bytes_max=kept.logs_bytes)
             except HeadraceError as error:
                 self._report("what is out of date could not be removed", {"error": str(error)})
@@ -668,7 +674,7 @@ async def _run(settings: Settings, paths: list[str], *, dev: bool) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal)
     await node.start()
-    shown = len([spec for spec in node.manifest.functions if not spec.name.startswith("headrace.")])
+    shown = _own(node.manifest)
     _log.info(f"serving {shown} functions at {node.url}", data=str(settings.data), workers=settings.workers)
     watcher = _Watcher(node, paths) if dev else None
     if watcher is not None:
@@ -687,6 +693,11 @@ async def _run(settings: Settings, paths: list[str], *, dev: bool) -> int:
         return 1
     await stopping
     return 0
+
+
+def _own(manifest: Manifest) -> int:
+    """How many functions are the user's."""
+    return len([spec for spec in manifest.functions if not spec.name.startswith("headrace.")])
 
 
 class _Watcher:

@@ -32,6 +32,8 @@ Headers = list[tuple[bytes, bytes]]
 
 encode = msgspec.json.encode
 JSON_TYPE = (b"content-type", b"application/json")
+REPEATED = (b"headrace-repeated", b"true")
+"""Says that an idempotency key came again, and that the answer is the first call's."""
 
 
 async def send(reply: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
@@ -49,7 +51,9 @@ async def send_json(reply: Send, value: Any, *, status: int = 200, headers: Head
     await send(reply, status, encode(value), [JSON_TYPE, *(headers or [])])
 
 
-async def send_error(reply: Send, error: HeadraceError, *, invocation_id: str | None = None) -> None:
+async def send_error(
+    reply: Send, error: HeadraceError, *, invocation_id: str | None = None, repeated: bool = False
+) -> None:
     """Answer with the error model: `{"error": {"code", "message", "hint", "invocation_id"}}`."""
     body: dict[str, Any] = {"code": error.code, "message": str(error), "hint": error.hint}
     if isinstance(error, InvocationFailed):
@@ -68,6 +72,8 @@ async def send_error(reply: Send, error: HeadraceError, *, invocation_id: str | 
     if invocation_id is not None:
         body["invocation_id"] = invocation_id
         headers.append((b"headrace-invocation-id", invocation_id.encode()))
+    if repeated:
+        headers.append(REPEATED)
     await send(reply, error.http_status, encode({"error": body}), headers)
 
 

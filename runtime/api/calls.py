@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.runtime.api.answers import (
     JSON_TYPE,
+    REPEATED,
     Receive,
     Scope,
     Send,
@@ -33,9 +34,12 @@ from headrace.runtime.errors import (
     InvalidFunction,
     InvalidPayload,
     PayloadTooLarge,
+    UnknownInvocation,
 )
+from headrace.runtime.model.destination import DELIVER
 from headrace.runtime.model.ids import read_id, show_id
 from headrace.runtime.model.invocation import Record, Status
+from headrace.runtime.model.spec import IDEMPOTENCY_TTL_S_MAX, IDEMPOTENCY_TTL_S_MIN
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Ended
@@ -49,6 +53,7 @@ GATHER_MAX_S = 0.05
 WAIT_ANSWER_BYTES = 8 << 20
 """How much of results one answer to a wait holds, give or take one result."""
 _INVOCATION_ID = b"headrace-invocation-id"
+KEY_CHARS_MAX = 1_000
 _STATUS = {status: status.name.lower() for status in Status}
 
 
@@ -86,16 +91,19 @@ class Calls:
             job = await services.coordinator.submit(endpoint.function, _route_input(body))
             await send_json(reply, {"job_id": job}, status=202)
             return
-        key = header(scope, b"idempotency-key")
+        once = _once(scope)
         if route.asynchronous:
-            id = await self.enqueue(
-                endpoint.function, event, idempotency_key=key, source="http", fingerprint=_said(call)
+            id, repeated = await self.enqueue(
+                endpoint.function, event, source="http", fingerprint=_said(call), **once
             )
-            await send_json(reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())])
+            await _send_accepted(reply, id, repeated)
             return
-        if key is not None or services.dispatcher.only_queued(endpoint.function):
-            id, found = await self._durably(endpoint.function, event, key, fingerprint=_said(call))
+        if once or services.dispatcher.only_queued(endpoint.function):
+            id, repeated, found = await self._durably(
+                endpoint.function, event, fingerprint=_said(call), **once
+            )
         else:
+            repeated = False
             outcome = await services.dispatcher.call(endpoint.function, event)
             id = show_id(outcome.invocation_id)
             if outcome.kind == "ok":
@@ -103,10 +111,12 @@ class Calls:
             else:
                 found = outcome_error(outcome, endpoint.function)
         if isinstance(found, HeadraceError):
-            await send_error(reply, _without_stack(found), invocation_id=id)
+            await send_error(reply, _without_stack(found), invocation_id=id, repeated=repeated)
             return
         answer = route.answer(found)
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        if repeated:
+            headers.append(REPEATED)
         await send(reply, answer.status, b"" if scope["method"] == "HEAD" else answer.body, headers)
 
     # ---- direct calls ----
@@ -115,9 +125,15 @@ class Calls:
         """`POST /v1/functions/{name}/invoke`: now, or with `?mode=async` durably."""
         services = self._services
         query = scope["query_string"]
+        once = _once(scope)
         if query:
             options = _options(query)
             mode = options.pop("mode")
+            ttl = options.pop("idempotency_ttl_s", None)
+            if ttl is not None:
+                if not once:
+                    raise BadRequest("idempotency_ttl_s needs a key", "Send the header Idempotency-Key.")
+                once["idempotency_ttl_s"] = ttl
             if mode != "async" and options:
                 raise BadRequest(
                     f"{next(iter(options))} needs mode=async", "A call now is neither delayed nor queued."
@@ -126,21 +142,17 @@ class Calls:
                 body = check_json(await read_body(receive, scope, services.limits.async_body_bytes))
                 self._check_plain(function)
                 options.setdefault("key", _key_header(scope))
-                key = header(scope, b"idempotency-key")
-                id = await self.enqueue(function, body, idempotency_key=key, **options)
-                await send_json(
-                    reply, {"invocation_id": id}, status=202, headers=[(_INVOCATION_ID, id.encode())]
-                )
+                await _send_accepted(reply, *await self.enqueue(function, body, **once, **options))
                 return
         body = check_json(await read_body(receive, scope, services.limits.sync_body_bytes))
         self._check_plain(function)
-        key = header(scope, b"idempotency-key")
-        if key is not None or services.dispatcher.only_queued(function):
-            id, found = await self._durably(function, body, key, key=_key_header(scope))
+        if once or services.dispatcher.only_queued(function):
+            id, repeated, found = await self._durably(function, body, key=_key_header(scope), **once)
             if isinstance(found, HeadraceError):
-                await send_error(reply, found, invocation_id=id)
+                await send_error(reply, found, invocation_id=id, repeated=repeated)
             else:
-                await send(reply, 200, found, [JSON_TYPE, (_INVOCATION_ID, id.encode())])
+                shown = [JSON_TYPE, (_INVOCATION_ID, id.encode()), *([REPEATED] if repeated else [])]
+                await send(reply, 200, found, shown)
             return
         outcome = await services.dispatcher.call(function, body)
         if outcome.kind == "ok":
@@ -165,11 +177,13 @@ class Calls:
         options = _options(scope["query_string"]) if scope["query_string"] else {"mode": ""}
         options.pop("mode")
         given_key = options.pop("key", None) or _key_header(scope)
+        if "idempotency_ttl_s" in options:
+            raise BadRequest("many invocations share no key", "Send them one by one, each with its own key.")
         dispatcher = services.dispatcher
         now = services.clock.now()
         puts = []
         for payload in payloads:
-            ref = await self._offload(payload)
+            ref = await self.offload(payload)
             key = given_key
             if ref and key is None:  # it is found here, since the payload is not handed on
                 key = dispatcher.key_in(function, bytes(payload))
@@ -181,9 +195,11 @@ class Calls:
         ids = [show_id(answer.id or put.invocation.id) for put, answer in zip(puts, applied, strict=True)]
         await send_json(reply, {"accepted": len(ids), "invocation_ids": ids}, status=202)
 
-    async def enqueue(self, function: str, payload: bytes, **options: Any) -> str:
-        """Accept one invocation durably and return its id, the first one's for a repeated idempotency key."""
-        ref = await self._offload(payload)
+    async def enqueue(self, function: str, payload: bytes, **options: Any) -> tuple[str, bool]:
+        """Accept one invocation durably. Returns its id, the first one's for a repeated idempotency key, and
+        whether it is a repeat.
+        """
+        ref = await self.offload(payload)
         options.setdefault("fingerprint", payload)
         key = options.pop("key", None)
         if ref and key is None:  # it is found here, since the payload is not handed on
@@ -192,7 +208,9 @@ class Calls:
             function, b"" if ref else payload, payload_ref=ref, concurrency_key=key, **options
         )
         [applied] = await self._services.dispatcher.accept([put])
-        return show_id(applied.id if applied.id is not None else put.invocation.id)
+        if ref is not None and applied.repeated:  # the first one's payload is there already
+            await self._services.in_thread(self._services.objects.delete, *parse_object_url(ref))
+        return show_id(applied.id if applied.id is not None else put.invocation.id), applied.repeated
 
     async def wait(self, body: bytes) -> dict[str, Any]:
         """`POST /v1/invocations/wait`: those of the invocations that have ended; waits until one has."""
@@ -269,20 +287,23 @@ class Calls:
     # ---- inside ----
 
     async def _durably(
-        self, function: str, payload: bytes, idempotency_key: str | None, **options: Any
-    ) -> tuple[str, bytes | HeadraceError]:
+        self, function: str, payload: bytes, **options: Any
+    ) -> tuple[str, bool, bytes | HeadraceError]:
         """A synchronous call with an idempotency key, or of a function whose limit all nodes share: accepted
-        like any other, then waited for. Its id, and the result or how it failed. Raises InProgress when it
-        has not ended in time.
+        like any other, then waited for. Its id, whether it is a repeat, and the result or how it failed:
+        InProgress when it has not ended in time, and UnknownInvocation when the first call ended so long ago
+        that its outcome is not kept any more.
         """
         spec = self._services.dispatcher.spec(function)
-        id = await self.enqueue(function, payload, idempotency_key=idempotency_key, **options)
+        id, repeated = await self.enqueue(function, payload, **options)
         record = await self.wait_for(int(id, 16), min(spec.timeout_s + 1.0, self._services.limits.wait_s))
-        if record is None or not record.status.ended:
-            raise InProgress(id)
+        if record is None:
+            return id, repeated, UnknownInvocation(id)
+        if not record.status.ended:
+            return id, repeated, InProgress(id)
         if record.status is Status.SUCCEEDED:
-            return id, await self._value(record.result or b"null", record.result_ref)
-        return id, recorded_error(record.error or {"code": "cancelled"}, function)
+            return id, repeated, await self._value(record.result or b"null", record.result_ref)
+        return id, repeated, recorded_error(record.error or {"code": "cancelled"}, function)
 
     async def _value(self, value: bytes, ref: str | None) -> bytes:
         if ref is None:
@@ -290,7 +311,7 @@ class Calls:
         data: bytes = await self._services.in_thread(self._services.objects.get, *parse_object_url(ref))
         return data
 
-    async def _offload(self, payload: bytes | msgspec.Raw) -> str | None:
+    async def offload(self, payload: bytes | msgspec.Raw) -> str | None:
         """The address of a large payload that was written to the object store; None for a small one."""
         if len(payload) <= INLINE_PAYLOAD_BYTES:
             return None
@@ -301,6 +322,10 @@ class Calls:
 
     def _check_plain(self, function: str) -> None:
         spec = self._services.dispatcher.spec(function)
+        if function == DELIVER:
+            raise InvalidFunction(
+                function, "is the node's own and cannot be invoked", "Name a destination: on_failure=…"
+            )
         if spec.job is not None:
             raise InvalidFunction(function, "is a job and cannot be invoked", "Submit it: POST /v1/jobs.")
 
@@ -332,8 +357,11 @@ def _options(query: bytes) -> dict[str, Any]:
                 out["tags"] = value
             elif name == "key":
                 out["key"] = value
+            elif name == "idempotency_ttl_s":
+                out[name] = _ttl(value)
             else:
-                raise BadRequest(f"there is no option {name!r}", "Known: mode, delay_s, priority, tags, key.")
+                known = "Known: mode, delay_s, priority, tags, key, idempotency_ttl_s."
+                raise BadRequest(f"there is no option {name!r}", known)
         except ValueError:
             raise BadRequest(
                 f"{name} is {value!r}", "mode is sync or async, delay_s 0 to a year, priority -100 to 100."
@@ -345,6 +373,36 @@ def _key_header(scope: Scope) -> str | None:
     """The concurrency key that the caller gives in a header, in UTF-8."""
     given = header(scope, b"headrace-key")
     return given.encode("latin-1").decode("utf-8", "replace") if given else None
+
+
+def _ttl(text: str) -> float:
+    try:
+        seconds = float(text)
+        if not IDEMPOTENCY_TTL_S_MIN <= seconds <= IDEMPOTENCY_TTL_S_MAX:
+            raise ValueError
+        return seconds
+    except ValueError:
+        span = f"{IDEMPOTENCY_TTL_S_MIN:g} to {IDEMPOTENCY_TTL_S_MAX:.0f} (30 days)"
+        raise BadRequest(f"the time of an idempotency key is {text!r}", f"Give {span} seconds.") from None
+
+
+def _once(scope: Scope) -> dict[str, Any]:
+    """What a call says of its idempotency key. Empty without one. Raises BadRequest."""
+    key, ttl = header(scope, b"idempotency-key"), header(scope, b"idempotency-ttl")
+    if key is None:
+        if ttl is not None:
+            raise BadRequest("Idempotency-Ttl needs a key", "Send the header Idempotency-Key.")
+        return {}
+    if not 1 <= len(key) <= KEY_CHARS_MAX:
+        raise BadRequest(
+            f"an idempotency key of {len(key)} characters", f"It must have 1 to {KEY_CHARS_MAX}."
+        )
+    return {"idempotency_key": key, **({"idempotency_ttl_s": _ttl(ttl)} if ttl is not None else {})}
+
+
+async def _send_accepted(reply: Send, id: str, repeated: bool) -> None:
+    headers = [(_INVOCATION_ID, id.encode()), *([REPEATED] if repeated else [])]
+    await send_json(reply, {"invocation_id": id}, status=202, headers=headers)
 
 
 def _events_of(body: bytes, kind: str) -> list[msgspec.Raw]:

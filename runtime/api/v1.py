@@ -29,20 +29,26 @@ from headrace.runtime.errors import (
     WrongState,
 )
 from headrace.runtime.model.audit import ENDS
+from headrace.runtime.model.destination import shown_destination
 from headrace.runtime.model.ids import read_id, show_id
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import ENDED
 from headrace.runtime.model.spec import FunctionSpec
-from headrace.runtime.model.write import Redrive
+from headrace.runtime.model.write import Discard, Redrive
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.queue.matching import tagged
 from headrace.runtime.store.verify import NAMED_MAX, Verifier
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 PIECE_BYTES = 1 << 20
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 ANSWER_BYTES_MAX = 64 << 20
+IDS_MAX = 10_000
+PAGE = 500
+LOOKED_MAX = 5_000
+"""Dead letters that one call looks at, for those of an error code or a time."""
 NAMED_LIMIT_MAX = 10_000
 
 
@@ -74,6 +80,7 @@ class Api:
         routes = [
             on("GET", "/v1/invocations", self.invocations, "read"),
             on("POST", "/v1/invocations/wait", self.wait, "read"),
+            on("POST", "/v1/invocations/cancel", self.cancel_many, "write"),
             on("GET", "/v1/invocations/{id}", self.invocation, "read"),
             on("GET", "/v1/invocations/{id}/payload", self.payload, "read"),
             on("GET", "/v1/invocations/{id}/code", self.invocation_code, "read"),
@@ -91,7 +98,9 @@ class Api:
             on("DELETE", "/v1/closures/{name:path}", self.open, "write"),
             on("GET", "/v1/dead-letters", self.dead_letters, "read"),
             on("POST", "/v1/dead-letters/redrive", self.redrive_many, "write"),
+            on("GET", "/v1/dead-letters/{id}", self.dead_letter, "read"),
             on("POST", "/v1/dead-letters/{id}/redrive", self.redrive, "write"),
+            on("POST", "/v1/dead-letters/{id}/discard", self.discard, "write"),
             on("POST", "/v1/jobs", self.submit_job, "invoke"),
             on("GET", "/v1/jobs", self.jobs, "read"),
             on("GET", "/v1/jobs/{id}", self.job, "read"),
@@ -218,6 +227,32 @@ class Api:
             raise WrongState(f"invocation {text}", record.status.name.lower(), "be cancelled")
         await self._services.dispatcher.cancel(id)
         return answer({"invocation_id": show_id(id), "cancelling": True}, 202)
+
+    async def cancel_many(self, request: Request) -> Response:
+        body = await _body(request, 1 << 16)
+        hint = 'Send {"function": NAME}, {"tag": TAG}, {"job": ID}, or several of these.'
+        try:
+            asked = msgspec.json.decode(body or b"{}", type=_Cancel)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(f"the filter is wrong: {error}", hint) from None
+        function, tag = asked.function, asked.tag
+        if not (function or tag or asked.job):
+            raise BadRequest("nothing says what to cancel", hint)
+        if tag is not None and (not 1 <= len(tag) <= 1000 or "," in tag):
+            raise BadRequest(f"the tag is {tag[:100]!r}", "Give one tag, without a comma.")
+        services = self._services
+        if function is not None and function not in services.dispatcher.functions:
+            if function not in await services.store.counters():  # what is not loaded any more may still wait
+                services.dispatcher.spec(function)
+        if asked.job is not None:
+            job = await services.coordinator.job(asked.job)
+            matches = function in (None, job.function) and tagged(job.tags, tag)
+            counts = await services.coordinator.cancel_counted(job) if matches else (0, 0)
+        else:
+            alone = await services.dispatcher.cancel_matching(function=function, tag=tag)
+            of_jobs = await services.coordinator.cancel_matching(function=function, tag=tag)
+            counts = (alone[0] + of_jobs[0], alone[1] + of_jobs[1])
+        return answer({"cancelled": counts[0], "stopping": counts[1]}, 202)
 
     async def invocation_logs(self, request: Request) -> Response:
         text = request.path_params["id"]
@@ -408,69 +443,149 @@ class Api:
     async def dead_letters(self, request: Request) -> Response:
         query = request.query_params
         limit = _limit(query.get("limit"))
-        records = await self._services.store.find(
-            function=query.get("function"),
-            status=Status.DEAD,
-            tag=query.get("tag"),
-            before=_cursor(query.get("cursor")),
-            limit=limit,
-        )
-        page = self._page(records, limit)
-        for shown, record in zip(page["items"], records, strict=True):
-            shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
-            shown["payload_ref"] = record.invocation.payload_ref
-        return answer(page)
+        since = _number(query.get("since"), "since", below=1e12) if query.get("since") else None
+        asked = _Filter(query.get("function"), query.get("code"), query.get("tag"), since)
+        records, cursor = await self._dead(asked, _cursor(query.get("cursor")), limit)
+        items = [self._shown_dead(record) for record in records]
+        return answer({"items": items, "next_cursor": show_id(cursor) if cursor is not None else None})
+
+    async def dead_letter(self, request: Request) -> Response:
+        return answer(self._shown_dead(await self._dead_record(request, "be shown as a dead letter")))
 
     async def redrive(self, request: Request) -> Response:
-        text = request.path_params["id"]
-        id = read_id(text)
-        record = await self._services.store.get(id) if id is not None else None
-        if record is None:
-            raise UnknownInvocation(text)
-        await self._redrive(record)
+        body = await _body(request, self._services.limits.async_body_bytes + 1024)
+        try:
+            asked = msgspec.json.decode(body or b"{}", type=_Edit)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(f"the body is wrong: {error}", 'Send {"payload": …}, or nothing.') from None
+        record = await self._dead_record(request, "be redriven")
+        payload = None if asked.payload is msgspec.UNSET else bytes(asked.payload)
+        limit = self._services.limits.async_body_bytes
+        if payload is not None and len(payload) > limit:
+            raise PayloadTooLarge(len(payload), limit)
+        await self._redrive(record, payload)
         return answer({"invocation_id": show_id(record.invocation.id), "status": "waiting"}, 202)
+
+    async def discard(self, request: Request) -> Response:
+        record = await self._dead_record(request, "be discarded")
+        _check_alone(record, "be discarded alone")
+        services, id = self._services, record.invocation.id
+        [applied] = await services.store.apply([Discard(id)], now=services.clock.now())
+        if applied.refused is not None:
+            raise applied.refused
+        self._calls.recent.drop(id)
+        return answer({"invocation_id": show_id(id), "status": "cancelled"}, 202)
 
     async def redrive_many(self, request: Request) -> Response:
         body = await _body(request, 1 << 20)
         try:
             asked = msgspec.json.decode(body, type=_Filter) if body else _Filter()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            hint = 'Send {} for all, {"function": NAME} or {"ids": […]}.'
+            hint = 'Send {} for all, {"function": NAME}, {"code": …}, {"tag": …}, {"since": …}, {"ids": […]}.'
             raise BadRequest(f"the filter is wrong: {error}", hint) from None
-        done = 0
+        done = skipped = 0
         before: int | None = None
         while done < asked.limit:
-            records = await self._services.store.find(
-                function=asked.function, status=Status.DEAD, before=before, limit=500
-            )
-            if not records:
+            records, before = await self._dead(asked, before, 500)
+            free = [record for record in records if record.invocation.job is None]
+            known = [one for one in free if one.invocation.function in self._services.dispatcher.functions]
+            skipped += len(free) - len(known)
+            done += await self._redrive_all(known[: asked.limit - done])
+            if before is None:
                 break
-            before = records[-1].invocation.id
-            for record in records:
-                if record.invocation.job is not None or (
-                    asked.ids is not None and show_id(record.invocation.id) not in asked.ids
-                ):
-                    continue
-                if done < asked.limit:
-                    await self._redrive(record)
-                    done += 1
-        return answer({"redriven": done}, 202)
+        shown: dict[str, Any] = {"redriven": done}
+        if skipped:
+            shown["skipped"] = skipped
+        return answer(shown, 202)
 
-    async def _redrive(self, record: Record) -> None:
-        services, invocation = self._services, record.invocation
-        if invocation.job is not None:
-            raise WrongState(
-                f"invocation {show_id(invocation.id)}",
-                "a chunk of a job",
-                f"be redriven alone; use `headrace job redrive {show_id(invocation.job)}`",
+    async def _dead(
+        self, asked: "_Filter", before: int | None, limit: int
+    ) -> tuple[list[Record], int | None]:
+        """Up to `limit` dead letters, newest first, with ids below `before`; and where to go on, None at the
+        end. What is looked at in one call is bounded: there may be fewer although more follow.
+        """
+        store = self._services.store
+        if asked.ids is not None:
+            numbers = [number for text in asked.ids if (number := read_id(text)) is not None]
+            found = [one for one in await store.ended(numbers[:IDS_MAX]) if one.status is Status.DEAD]
+            return [one for one in found if asked.has(one)], None
+        records: list[Record] = []
+        looked = 0
+        while len(records) < limit and looked < LOOKED_MAX:
+            size = limit - len(records) if asked.code is None and asked.since is None else PAGE
+            page = await store.find(
+                function=asked.function, status=Status.DEAD, tag=asked.tag, before=before, limit=size
             )
-        spec = services.dispatcher.spec(invocation.function)
-        now = services.clock.now()
-        [applied] = await services.store.apply([Redrive(invocation.id, now, now + spec.max_age_s)], now=now)
+            looked += len(page)
+            for record in page:
+                before = record.invocation.id
+                if asked.has(record):
+                    records.append(record)
+                    if len(records) == limit:
+                        return records, before
+            if len(page) < size:
+                return records, None
+        return records, before
+
+    async def _dead_record(self, request: Request, what: str) -> Record:
+        text = request.path_params["id"]
+        id = read_id(text)
+        record = await self._services.store.get(id) if id is not None else None
+        if record is None:
+            raise UnknownInvocation(text)
+        if record.status is not Status.DEAD:
+            raise WrongState(f"invocation {text}", record.status.name.lower(), what)
+        return record
+
+    def _shown_dead(self, record: Record) -> dict[str, Any]:
+        shown = self._shown(record)
+        shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
+        shown["payload_ref"] = record.invocation.payload_ref
+        return shown
+
+    async def _redrive(self, record: Record, payload: bytes | None = None) -> None:
+        """Put it back to waiting, with another payload when one is given."""
+        services, invocation = self._services, record.invocation
+        _check_alone(record, "be redriven alone")
+        write = self._redriving(record)
+        if payload is not None:
+            write.payload_ref = await self._calls.offload(payload)
+            write.payload = b"" if write.payload_ref is not None else payload
+        [applied] = await services.store.apply([write], now=write.due_at)
+        replaced = invocation.payload_ref if payload is not None else None
+        if applied.refused is not None:
+            replaced = write.payload_ref
+        if replaced is not None and replaced.startswith(f"s3://{SYSTEM_BUCKET}/"):
+            await services.in_thread(services.objects.delete, *parse_object_url(replaced))
         if applied.refused is not None:
             raise applied.refused
-        self._calls.recent.drop(invocation.id)
-        services.dispatcher.wake(invocation.flow, invocation.function)
+        self._redriven(record)
+
+    async def _redrive_all(self, records: list[Record]) -> int:
+        """Put all of them back in one step, or each by itself when one is not dead any more; how many."""
+        if not records:
+            return 0
+        services = self._services
+        writes = [self._redriving(record) for record in records]
+        answers = await services.store.apply(writes, now=services.clock.now())
+        if answers[0].refused is not None:
+            answers = [(await services.store.apply([write], now=services.clock.now()))[0] for write in writes]
+        done = 0
+        for record, applied in zip(records, answers, strict=True):
+            if applied.refused is None:
+                self._redriven(record)
+                done += 1
+        return done
+
+    def _redriving(self, record: Record) -> Redrive:
+        services = self._services
+        now = services.clock.now()
+        spec = services.dispatcher.spec(record.invocation.function)
+        return Redrive(record.invocation.id, now, now + spec.max_age_s)
+
+    def _redriven(self, record: Record) -> None:
+        self._calls.recent.drop(record.invocation.id)
+        self._services.dispatcher.wake(record.invocation.flow, record.invocation.function)
 
     # ---- jobs ----
 
@@ -730,11 +845,49 @@ def _error(error: HeadraceError) -> Response:
 
 
 class _Filter(msgspec.Struct, forbid_unknown_fields=True):
-    """Which dead letters are redriven: of a function, of these ids, at most so many."""
+    """Which dead letters are meant: of a function, with an error code, with a tag, dead at `since` (UTC epoch
+    seconds) or later, of these ids; and how many are redriven at the most.
+    """
 
     function: str | None = None
+    code: str | None = None
+    tag: str | None = None
+    since: float | None = None
     ids: frozenset[str] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+
+    def has(self, record: Record) -> bool:
+        """Whether a dead invocation is meant."""
+        return (
+            self.function in (None, record.invocation.function)
+            and (self.code is None or (record.error or {}).get("code") == self.code)
+            and (self.since is None or (record.ended_at or 0.0) >= self.since)
+            and tagged(record.invocation.tags, self.tag)
+        )
+
+
+class _Edit(msgspec.Struct, forbid_unknown_fields=True):
+    """Another payload for a dead letter, when there is one."""
+
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Cancel(msgspec.Struct, forbid_unknown_fields=True):
+    """What is cancelled: of a function, with a tag, of a job; all that is given must hold."""
+
+    function: str | None = None
+    tag: str | None = None
+    job: str | None = None
+
+
+def _check_alone(record: Record, what: str) -> None:
+    invocation = record.invocation
+    if invocation.job is not None:
+        raise WrongState(
+            f"invocation {show_id(invocation.id)}",
+            "a chunk of a job",
+            f"{what}; use `headrace job redrive {show_id(invocation.job)}`",
+        )
 
 
 async def _failed(request: Request, error: Exception) -> Response:
@@ -804,12 +957,12 @@ def _whole(text: str | None, name: str) -> int:
     return int(text)
 
 
-def _number(text: str | None, name: str) -> float:
+def _number(text: str | None, name: str, *, below: float = 1e9) -> float:
     if not text:
         return 0.0
     try:
         value = float(text)
-        if not 0 <= value < 1e9:
+        if not 0 <= value < below:
             raise ValueError
         return value
     except ValueError:
@@ -873,6 +1026,10 @@ def _shown_object(info: ObjectInfo) -> dict[str, Any]:
     }
 
 
+def _shown_target(destination: str | None) -> str | None:
+    return None if destination is None else shown_destination(destination)
+
+
 def _shown_spec(spec: FunctionSpec, paused: set[str]) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "name": spec.name,
@@ -893,8 +1050,9 @@ def _shown_spec(spec: FunctionSpec, paused: set[str]) -> dict[str, Any]:
         "key_concurrency": spec.key_concurrency,
         "weight": spec.weight,
         "priority": spec.priority,
-        "on_failure": spec.on_failure,
-        "on_success": spec.on_success,
+        "on_failure": _shown_target(spec.on_failure),
+        "on_success": _shown_target(spec.on_success),
+        "idempotency_ttl_s": spec.idempotency_ttl_s,
         "triggers": [{"kind": item.kind, **item.fields} for item in spec.triggers],
     }
     if spec.job is not None:

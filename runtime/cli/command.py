@@ -27,7 +27,7 @@ COMMANDS = {
     "functions": ("functions:functions", "List the functions that the node has loaded, or show one."),
     "invocations": ("invocations:app", "List, show and cancel invocations."),
     "job": ("job:app", "Submit, list, show, redrive and cancel jobs."),
-    "dead-letters": ("dead_letters:app", "List, show and redrive what failed for good."),
+    "dead-letters": ("dead_letters:app", "List, show, edit, redrive and discard what failed for good."),
     "why": ("why:why", "Say what holds an invocation, a job, a schedule or a function, and until when."),
     "replay": ("replay:replay", "Run a past invocation here, with its payload and its code."),
     "closures": ("closures:app", "List what functions have closed by RetryAfter, and open it."),

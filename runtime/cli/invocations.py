@@ -49,11 +49,31 @@ def show(
 
 
 @app.command()
-def cancel(id: Id, as_json: AsJson = False, url: Url = None, token: Token = None) -> None:
-    """Cancel an invocation that has not ended."""
+def cancel(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Invocations' ids.")] = None,
+    function: Function = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="All with this tag.")] = None,
+    job: Annotated[str | None, typer.Option("--job", metavar="ID", help="All of this job.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Cancel invocations that have not ended: by their ids, or all of a function, with a tag, of a job."""
+    filtered = function is not None or tag is not None or job is not None
+    if bool(ids) == filtered:
+        raise typer.BadParameter("give either IDs, or --function, --tag or --job")
     with connect(url, token) as client:
-        answer = client.cancel(id)
-    show_json(answer) if as_json else print(f"{id} is being cancelled.")
+        if filtered:
+            answer = client.cancel(function=function, tag=tag, job=job)
+            if as_json:
+                show_json(answer)
+                return
+            waited, stopping = int(answer["cancelled"]), int(answer["stopping"])
+            print(f"{waited:,} that waited are cancelled, {stopping:,} that ran are being stopped.")
+            return
+        for id in ids or ():
+            answer = client.cancel(id)
+            show_json(answer) if as_json else print(f"{id} is being cancelled.")
 
 
 def show_records(found: list[dict[str, Any]], as_json: bool, *, empty: str) -> None:

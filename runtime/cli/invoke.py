@@ -41,6 +41,10 @@ def invoke(
         str | None,
         typer.Option("--key", help="Its concurrency key, instead of the function's own choice (async)."),
     ] = None,
+    idempotency_ttl: Annotated[
+        str | None,
+        typer.Option("--idempotency-ttl", metavar="DURATION", help="How long the key is remembered: 24h."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
@@ -51,7 +55,14 @@ def invoke(
     function may run.
     """
     data = read_document(payload)
-    options = bool(delay or priority is not None or tag or idempotency_key is not None or key is not None)
+    ttl_s = None
+    if idempotency_ttl is not None:
+        from headrace.runtime.model.size import read_duration
+
+        ttl_s = read_duration(idempotency_ttl, field="--idempotency-ttl")
+    options = bool(
+        delay or priority is not None or tag or idempotency_key is not None or ttl_s or key is not None
+    )
     with connect(url, token) as client:
         if not (asynchronous or wait or options):
             _show(client.backend.invoke(name, data, wait=timeout), as_json)
@@ -64,6 +75,7 @@ def invoke(
             tags=tag or (),
             idempotency_key=idempotency_key,
             key=key,
+            idempotency_ttl_s=ttl_s,
         )
         id = future.wait_accepted(client.timeout_s)
         if wait:

@@ -72,11 +72,12 @@ class AsyncClient:
         tags: Sequence[str] = (),
         idempotency_key: str | None = None,
         key: str | None = None,
+        idempotency_ttl_s: float | None = None,
     ) -> "InvocationFuture":
         """Have an invocation accepted; `await asyncio.wrap_future(future)` is its result."""
         return await self._run(
             self._client.submit, name, payload, delay_s=delay_s, priority=priority, tags=tags,
-            idempotency_key=idempotency_key, key=key,
+            idempotency_key=idempotency_key, idempotency_ttl_s=idempotency_ttl_s, key=key,
         )  # fmt: skip
 
     async def submit_many(self, name: str, payloads: Iterable[object]) -> "list[InvocationFuture]":
@@ -129,9 +130,9 @@ class AsyncClient:
         """The records of invocations, newest first."""
         return self._iterate(lambda: self._client.invocations(**matching))
 
-    async def cancel(self, id: str) -> Json:
-        """Cancel an invocation."""
-        return await self._run(self._client.cancel, id)
+    async def cancel(self, id: str | None = None, **matching: str | None) -> Json:
+        """Cancel an invocation, or all that match."""
+        return await self._run(self._client.cancel, id, **matching)
 
     async def logs(self, id: str) -> list[Json]:
         """What the attempts of an invocation printed."""
@@ -145,7 +146,15 @@ class AsyncClient:
         """The records of dead invocations."""
         return self._iterate(lambda: self._client.dead_letters(**matching))
 
-    async def redrive(self, id: str | None = None, **matching: str) -> Json:
+    async def dead_letter(self, id: str) -> Json:
+        """One dead invocation's record, with its payload."""
+        return await self._run(self._client.dead_letter, id)
+
+    async def discard(self, id: str) -> Json:
+        """Give a dead invocation up."""
+        return await self._run(self._client.discard, id)
+
+    async def redrive(self, id: str | None = None, **matching: Any) -> Json:
         """Put dead invocations back to waiting."""
         return await self._run(self._client.redrive, id, **matching)
 

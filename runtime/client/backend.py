@@ -20,6 +20,7 @@ class SubmitOptions(NamedTuple):
     tags: tuple[str, ...] = ()
     idempotency_key: str | None = None
     key: str | None = None
+    idempotency_ttl_s: float | None = None
 
 
 PLAIN = SubmitOptions()

@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 PAGE = 200
 POLL_S = 20.0
+CANCEL_S = 3600.0  # a backlog of millions is cancelled in one call
 VERIFY_S = 86_400.0  # every row is read; a peer that is gone is found by the system's probes
 READ_BYTES = 1 << 20
 OBJECT_BYTES_MAX = 1 << 30  # in memory; larger ones are read into a file
 
 Json = dict[str, Any]
+
+UNCHANGED: Any = object()
+"""Stands for a payload that is not given, since None is one."""
 
 
 @cache
@@ -117,20 +121,30 @@ class Client:
         tags: Sequence[str] = (),
         idempotency_key: str | None = None,
         key: str | None = None,
+        idempotency_ttl_s: float | None = None,
     ) -> "InvocationFuture":
         """Have an invocation accepted and return the future of its result at once.
 
         It is sent in the background, many in one call; `future.invocation_id` waits until the node has
         committed it. `delay_s` is when it may begin, from its acceptance; `key` its concurrency key, instead
-        of the one that the function finds in the event. Blocks only while 20,000 or 64 MiB are unsent. A
-        refusal is raised by the future.
+        of the one that the function finds in the event; `idempotency_ttl_s` how long the idempotency key is
+        remembered, 1 s to 30 days, None for as long as the function says. Blocks only while 20,000 or 64 MiB
+        are unsent. A refusal is raised by the future. Raises BadRequest for a time that is out of range or
+        has no key.
         """
+        if idempotency_ttl_s is not None:
+            if idempotency_key is None:
+                raise BadRequest("idempotency_ttl_s needs a key", "Give idempotency_key=… as well.")
+            from headrace.runtime.model.spec import IDEMPOTENCY_TTL_S_MAX, IDEMPOTENCY_TTL_S_MIN
+
+            if not IDEMPOTENCY_TTL_S_MIN <= idempotency_ttl_s <= IDEMPOTENCY_TTL_S_MAX:
+                raise BadRequest(f"idempotency_ttl_s is {idempotency_ttl_s!r}", "It must be 1 s to 30 days.")
         future = _future_class()(name, self._cancel)
         options = PLAIN
         if delay_s or priority is not None or tags or idempotency_key is not None or key is not None:
             if isinstance(tags, str):
                 tags = (tags,)
-            options = SubmitOptions(delay_s, priority, tuple(tags), idempotency_key, key)
+            options = SubmitOptions(delay_s, priority, tuple(tags), idempotency_key, key, idempotency_ttl_s)
         self.backend.submit(name, encode_payload(payload), options=options, future=future)
         return future
 
@@ -289,11 +303,38 @@ class Client:
         """A version of the code, as a zip file. Raises UnknownVersion; needs the scope `code`."""
         return self._ok("GET", f"/v1/code/{quote(version, safe='')}").body
 
-    def cancel(self, id: str) -> Json:
-        """Cancel an invocation: waiting, it never runs; running, its process is ended. Raises WrongState when
-        it has ended.
+    def cancel(
+        self,
+        id: str | None = None,
+        *,
+        function: str | None = None,
+        tag: str | None = None,
+        job: str | None = None,
+    ) -> Json:
+        """Cancel an invocation: waiting, it never runs; running, its process is ended.
+
+        Without an id all of a function, with a tag, of a job, or of what is given of these at once, as far
+        as they were accepted before the call: `{"cancelled": n, "stopping": m}`, those that waited and those
+        that ran.
+
+        Raises WrongState when the invocation, or the job, has ended; UnknownInvocation, UnknownFunction,
+        UnknownJob; BadRequest when nothing is given, or an id with more.
         """
-        return self._post(f"/v1/invocations/{quote(id, safe='')}/cancel")
+        matching = {"function": function, "tag": tag, "job": job}
+        given = {name: value for name, value in matching.items() if value is not None}
+        if (id is None) == (not given):
+            raise BadRequest("cancel takes an id or a filter", "Give an id, or function=, tag= or job=.")
+        if id is not None:
+            return self._post(f"/v1/invocations/{quote(id, safe='')}/cancel")
+        answer = self._ok(
+            "POST",
+            "/v1/invocations/cancel",
+            body=encode_payload(given),
+            headers={"Content-Type": "application/json"},
+            timeout_s=max(self.timeout_s, CANCEL_S),
+        )
+        document: Json = json.loads(answer.body)
+        return document
 
     def logs(self, id: str) -> list[Json]:
         """What the attempts of an invocation printed: `attempt, at, outcome, text, bytes` of each."""
@@ -324,21 +365,54 @@ class Client:
 
     # ---- dead letters ----
 
-    def dead_letters(self, *, function: str | None = None, limit: int | None = None) -> Iterator[Json]:
-        """The records of dead invocations, newest first."""
-        return self._pages("/v1/dead-letters", {"function": function}, limit)
+    def dead_letters(
+        self,
+        *,
+        function: str | None = None,
+        code: str | None = None,
+        tag: str | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Json]:
+        """The records of dead invocations with their payloads, newest first: of a function, with an error
+        code, with a tag, that died at `since` (UTC epoch seconds) or later.
+        """
+        query = {
+            "function": function,
+            "code": code,
+            "tag": tag,
+            "since": None if since is None else str(since),
+        }
+        return self._pages("/v1/dead-letters", query, limit)
 
-    def redrive(self, id: str | None = None, **matching: str) -> Json:
-        """Put a dead invocation back to waiting, under the same id; or all that match, such as
+    def dead_letter(self, id: str) -> Json:
+        """One dead invocation's record, with its payload. Raises UnknownInvocation, WrongState when it is not
+        dead.
+        """
+        return self._get(f"/v1/dead-letters/{quote(id, safe='')}")
+
+    def redrive(self, id: str | None = None, *, payload: object = UNCHANGED, **matching: Any) -> Json:
+        """Put a dead invocation back to waiting, under the same id, with another payload when one is given;
+        or all that match `function`, `code`, `tag`, `since`, `ids` and `limit`, such as
         `function="app.name"`.
 
-        Raises UnknownInvocation, WrongState; BadRequest when neither an id nor a filter is given.
+        Raises UnknownInvocation, WrongState; BadRequest when neither an id nor a filter is given, or a
+        payload with a filter.
         """
         if id is not None and not matching:
-            return self._post(f"/v1/dead-letters/{quote(id, safe='')}/redrive")
+            body = {} if payload is UNCHANGED else {"payload": payload}
+            return self._post(f"/v1/dead-letters/{quote(id, safe='')}/redrive", body)
         if id is not None or not matching:
             raise BadRequest("redrive takes an id or a filter", "For all of a function give function=NAME.")
+        if payload is not UNCHANGED:
+            raise BadRequest("a payload is given for many", "Redrive them one by one, each by its id.")
         return self._post("/v1/dead-letters/redrive", matching)
+
+    def discard(self, id: str) -> Json:
+        """Give a dead invocation up: it becomes `cancelled`, and is kept as such. Raises UnknownInvocation,
+        WrongState.
+        """
+        return self._post(f"/v1/dead-letters/{quote(id, safe='')}/discard")
 
     # ---- jobs ----
 

@@ -206,6 +206,8 @@ class HttpBackend:
         headers = {"Content-Type": "application/json"}
         if options.idempotency_key is not None:
             headers["Idempotency-Key"] = options.idempotency_key
+            if options.idempotency_ttl_s is not None:
+                query["idempotency_ttl_s"] = f"{options.idempotency_ttl_s:.12g}"
         path = f"/v1/functions/{quote(name, safe='')}/invoke"
         try:
             answer = self.request("POST", path, query=query, body=payload, headers=headers)

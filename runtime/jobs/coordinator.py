@@ -42,6 +42,7 @@ from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Dispatcher
+from headrace.runtime.queue.matching import tagged
 from headrace.runtime.store.protocol import Store
 
 PLAN_STAGE = -1
@@ -165,6 +166,38 @@ class Coordinator:
         error = {"code": "cancelled", "message": "cancelled by request"}
         await self._end(job, "cancelled", error=error, expected=LIVE)
         return await self.job(id)
+
+    async def cancel_counted(self, job: Job) -> tuple[int, int]:
+        """`cancel`, with how many invocations ended while they waited, and how many running ones were told to
+        stop on this node.
+        """
+        before: dict[int, JobCounts] = await self._store.job_counts(job.id)
+        stopping = self._dispatcher.running_in(_flow(job.id))
+        await self.cancel(show_id(job.id))
+        after: dict[int, JobCounts] = await self._store.job_counts(job.id)
+        ended = sum(count.cancelled for count in after.values())
+        return max(ended - sum(count.cancelled for count in before.values()), 0), stopping
+
+    async def cancel_matching(
+        self, *, function: str | None = None, tag: str | None = None
+    ) -> tuple[int, int]:
+        """End all jobs of a function, with a tag, or both, that have not ended. Returns what `cancel_counted`
+        does, over all of them.
+        """
+        cancelled = stopping = 0
+        before: int | None = None
+        while page := await self._store.jobs(status=LIVE, function=function, before=before, limit=500):
+            before = page[-1].id
+            for job in page:
+                if not tagged(job.tags, tag):
+                    continue
+                try:
+                    ended, told = await self.cancel_counted(job)
+                except WrongState:
+                    continue  # it ended by itself meanwhile
+                cancelled += ended
+                stopping += told
+        return cancelled, stopping
 
     async def redrive(self, id: str) -> Job:
         """Run again what failed, keeping what succeeded. Raises UnknownJob, or WrongState when nothing of it

@@ -50,6 +50,34 @@ def read_size(value: int | str, *, field: str) -> int:
     return size
 
 
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+_SECONDS |= {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+
+
+def read_duration(value: float | str, *, field: str) -> float:
+    """Seconds of `90`, `"90 s"`, `"15 min"`, `"24 h"` or `"30 days"`.
+
+    `field` names the setting in the error. Raises InvalidSettings for a text of another form, or what is not
+    above 0.
+    """
+    hint = 'Write seconds, or a text such as "24 h".'
+    seconds = 0.0
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value)
+        unit = found[2].lower() if found else ""
+        scale = _SECONDS.get(unit) or _SECONDS.get(unit.removesuffix("s"))
+        if found is None or scale is None:
+            raise InvalidSettings(f"{field} is {value!r}, not a duration", hint)
+        seconds = float(found[1]) * scale
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        raise InvalidSettings(f"{field} is {value}, not a duration", hint)
+    if not 0 < seconds < float("inf"):
+        raise InvalidSettings(f"{field} is {value!r}; it must be above 0 seconds", hint)
+    return seconds
+
+
 def show_size(size: float) -> str:
     """`4.2 MiB`: a size in bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):

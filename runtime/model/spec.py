@@ -13,6 +13,9 @@ from headrace.runtime.model.policy import RetryPolicy
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MEMORY_BYTES = 512 << 20
 DEFAULT_MAX_AGE_S = 6 * 3600.0
+DEFAULT_IDEMPOTENCY_TTL_S = 24 * 3600.0
+IDEMPOTENCY_TTL_S_MIN, IDEMPOTENCY_TTL_S_MAX = 1.0, 30 * 86_400.0
+"""How long an idempotency key may be remembered, in seconds from the acceptance of its first call."""
 
 
 class TriggerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +50,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     `rate` is begun a second, `rate_burst` the bucket's size. `concurrency_key` is the path of the key in the
     event, step by step, empty without one. With `memory_max_bytes` an attempt that ran out of memory is made
     again with more.
+    `on_failure` and `on_success` are destinations: a function's name, `s3://BUCKET/PREFIX` or a webhook's
+    URL, which may hold a secret (`model/destination.py` has the form to show).
     """
 
     name: str
@@ -68,6 +73,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     on_failure: str | None = None
     on_success: str | None = None
+    idempotency_ttl_s: float = DEFAULT_IDEMPOTENCY_TTL_S
     typed: bool = False
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     output_schema: dict[str, Any] | None = None

@@ -75,11 +75,24 @@ class CancelWaiting(msgspec.Struct, gc=False):
 class Redrive(msgspec.Struct, gc=False):
     """Put a dead invocation back to waiting, under the same id, with no attempts spent. Refused with
     WrongState.
+
+    With `payload` or `payload_ref` its event is replaced by them, as in an Invocation; its idempotency key
+    goes on to stand for the event that first came with it.
     """
 
     id: int
     due_at: float
     expires_at: float
+    payload: bytes | None = None
+    payload_ref: str | None = None
+
+
+class Discard(msgspec.Struct, gc=False):
+    """Give a dead invocation up: it becomes CANCELLED, with its last error as the `cause`. Refused with
+    WrongState.
+    """
+
+    id: int
 
 
 class Seen(msgspec.Struct, gc=False):
@@ -226,14 +239,19 @@ class Opened(msgspec.Struct, gc=False):
 
 
 class CancelMatching(msgspec.Struct, gc=False):
-    """End up to `limit` unclaimed waiting invocations of a function, with a tag, or both; the oldest first.
+    """End up to `limit` unclaimed waiting invocations of a function, with a tag, or both, as CANCELLED; those
+    of jobs excepted, which end with their job.
 
-    Its Applied carries their ids in `ids`; fewer than `limit` means that no more matched.
+    Only ids above `after` and below `below` match. With a tag they are taken in the order of their ids, so
+    that the last one is the next `after`. Its Applied carries their ids in `ids`; fewer than `limit` means
+    that no more matched.
     """
 
     function: str | None = None
     tag: str | None = None
     limit: int = 1000
+    after: int = 0
+    below: int | None = None
 
 
 class Deployed(msgspec.Struct, gc=False):
@@ -251,6 +269,7 @@ Write = (
     | MarkRunning
     | CancelWaiting
     | Redrive
+    | Discard
     | Seen
     | Forget
     | Fired

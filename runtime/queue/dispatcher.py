@@ -37,9 +37,10 @@ from headrace.runtime.model.limits import (
     key_of,
     limits_of,
 )
-from headrace.runtime.model.spec import FunctionSpec
+from headrace.runtime.model.spec import DEFAULT_MAX_AGE_S, FunctionSpec
 from headrace.runtime.model.write import (
     Applied,
+    CancelMatching,
     CancelWaiting,
     ChunkDone,
     Closed,
@@ -52,14 +53,9 @@ from headrace.runtime.model.write import (
     Write,
 )
 from headrace.runtime.queue.calls import Calls, SyncCounters
-from headrace.runtime.queue.ending import (
-    closure_of,
-    destination_event,
-    destination_of,
-    ending_of,
-    stillborn,
-)
+from headrace.runtime.queue.ending import closure_of, destination_call, ending_of, stillborn
 from headrace.runtime.queue.lane import Flow, FunctionGate, Lane
+from headrace.runtime.queue.matching import Matching
 from headrace.runtime.queue.ports import AttemptPool, JobSettler
 from headrace.runtime.queue.window import WINDOW, Window
 from headrace.runtime.store.protocol import Closure, QueueStore
@@ -73,10 +69,14 @@ MARK_AFTER_S = 0.1
 FLOWS_AT_ONCE = 1_000
 """Flows that are looked for in the store at a time."""
 
+CANCEL_WORD = "matching"
+"""What begins the word to other nodes that something is cancelled by function or tag."""
+
+CANCEL_MAX = 1_000
+"""Invocations that are cancelled in one transaction, so that others' writes need not wait long."""
+
 AGAIN_S = 1.0
 """How long ends wait that the database could not record, before it is asked again."""
-
-IDEMPOTENCY_S = 24 * 3600.0
 
 
 class DispatcherStore(QueueStore, Protocol):
@@ -114,6 +114,8 @@ class _Running(msgspec.Struct, gc=False, eq=False):
     future: Any = None
     marked: bool = False
     fenced: bool = False
+    cancelled: bool = False
+    """It was told to stop: however its attempt ends, it does not wait again."""
     payload: bytes = b""
     progress: dict[str, Any] | None = None
 
@@ -166,6 +168,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncommitted = 0
         self._unsettled: set[_Settling] = set()
+        self._cancelling: list[Matching] = []
         self._late: list[_Settling] = []
         self._accepting = True
         self._window = Window(
@@ -302,6 +305,7 @@ class Dispatcher:
         priority: int | None = None,
         tags: str | None = None,
         idempotency_key: str | None = None,
+        idempotency_ttl_s: float | None = None,
         source: str | None = None,
         payload_ref: str | None = None,
         fingerprint: bytes = b"",
@@ -311,9 +315,10 @@ class Dispatcher:
         """A Put for a new invocation; nothing is recorded yet.
 
         `payload` is JSON, `delay_s` seconds from now; `fingerprint` is what a repeat of the idempotency key
-        must have in common with the first, by default its payload; `concurrency_key` stands for the one that
-        the function finds in the payload. Raises UnknownFunction, BadRequest for a key that cannot be used,
-        NodeStopping, or Throttled when too much is waiting for the disk.
+        must have in common with the first, by default its payload; `idempotency_ttl_s` how long the key is
+        remembered, by default as the function says; `concurrency_key` stands for the one that the function
+        finds in the payload. Raises UnknownFunction, BadRequest for a key that cannot be used, NodeStopping,
+        or Throttled when too much is waiting for the disk.
         """
         spec = self._specs.get(function)
         if spec is None:
@@ -347,7 +352,8 @@ class Dispatcher:
         )
         if idempotency_key is None:
             return Put(invocation)
-        return Put(invocation, None, now + IDEMPOTENCY_S, fingerprint)
+        ttl = spec.idempotency_ttl_s if idempotency_ttl_s is None else idempotency_ttl_s
+        return Put(invocation, None, now + ttl, fingerprint)
 
     def key_in(self, function: str, payload: bytes) -> str | None:
         """The concurrency key that the function finds in a payload, which is JSON. Raises UnknownFunction."""
@@ -567,16 +573,20 @@ class Dispatcher:
             tokens.pop(held.id, None)
             if held.fenced:  # its claim is another node's by now
                 continue
-            closed = flow.closed and self._window.open
+            closed = (
+                (flow.closed and self._window.open)
+                or held.cancelled
+                or (bool(self._cancelling) and self._is_cancelled(claim))
+            )
             if outcome.kind == "returned" and not closed:
                 self._requeue(held, claim)
                 continue
             ending = ending_of(claim, held.spec, outcome, now=now, chance=chance)
             if closed and (outcome.kind == "returned" or isinstance(ending, Retry)):
-                # Its job is being ended, perhaps has been just now: nothing of it may wait again.
-                ending = Settle(
-                    claim, Status.CANCELLED, error={"code": "cancelled", "message": "its job ended"}
-                )
+                # It is being ended, perhaps has been just now, alone or with its job: it may not wait again.
+                told = "its job ended" if flow.closed else "cancelled by request"
+                error = {"code": "cancelled", "message": told}
+                ending = Settle(claim, Status.CANCELLED, error=error, begun=outcome.kind != "returned")
             settles.append(_Settling(ending, held, outcome, () if closure is None else (closure,)))
         for flow in touched:
             self._window.offer(flow)
@@ -723,14 +733,18 @@ class Dispatcher:
         self._settle([_Settling(settle, held, Outcome("error", error=settle.error))], now)
 
     def _destination(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
-        target = destination_of(settle, spec)
-        if target is None or target not in self._specs:
+        """The invocation that tells of an end. It is accepted also while the node stops, and when the code of
+        its function is not here just now: it is recorded with the end, or neither is.
+        """
+        call = destination_call(settle, spec, now=now)
+        if call is None:
             return None
-        try:
-            return self.prepare(target, destination_event(settle, spec, now=now), source=spec.name, now=now)
-        except HeadraceError as error:
-            self._on_error("a destination could not be reached", {"function": spec.name, "error": str(error)})
-            return None
+        name, event = call
+        target = self._specs.get(name)
+        max_age_s = target.max_age_s if target is not None else DEFAULT_MAX_AGE_S
+        priority = target.priority if target is not None else 0
+        id = self._ids.next()
+        return Put(Invocation(id, name, name, event, now, now, now + max_age_s, priority, source=spec.name))
 
     def _requeue(self, held: _Running, claim: Claim) -> None:
         """An attempt that never began goes back to the front of its lane, or to the store while it may not
@@ -820,9 +834,124 @@ class Dispatcher:
             return True
         if applied.refused is not None:
             raise applied.refused
-        error = {"code": "cancelled", "message": "cancelled before it began"}
-        self._ended(Ended(id, Status.CANCELLED, error=error))
+        self._tell_cancelled(id)
         return True
+
+    async def cancel_matching(
+        self, *, function: str | None = None, tag: str | None = None
+    ) -> tuple[int, int]:
+        """End all invocations of a function, with a tag, or both, that were accepted before now; those of
+        jobs excepted, which end with their job. Returns how many ended while they waited, and how many
+        running ones were told to stop.
+
+        What was asked for is done when it returns, but for the running ones' ends. The store is asked in
+        small steps, so that others go on meanwhile. Other nodes are told, and end what they hold by
+        themselves; it is not counted. Raises what the store does; then a part was cancelled.
+        """
+        matching = Matching(function, tag, self._ids.next())
+        if self._store.shared:
+            await self._store.tell(f"{CANCEL_WORD}:{matching.text}")
+        return await self._cancel_all(matching)
+
+    def cancel_heard(self, text: str) -> None:
+        """Another node cancels what matches: so does this one with what it holds."""
+        self._spawn(self._cancel_all(Matching.of_text(text)))
+
+    async def _cancel_all(self, matching: Matching) -> tuple[int, int]:
+        self._cancelling.append(matching)
+        cancelled = stopping = 0
+        try:
+            while True:
+                loading = [flow.loading for flow in self._window.flows.values() if flow.loading is not None]
+                if loading:
+                    await asyncio.wait(loading)
+                found = await self._cancel_ready_matching(matching)
+                stopping += self._stop_matching(matching)
+                found += await self._cancel_stored(matching)
+                cancelled += found
+                begun = self._stop_matching(matching)
+                stopping += begun
+                if not found and not begun:
+                    return cancelled, stopping
+        finally:
+            self._cancelling.remove(matching)
+
+    async def _cancel_stored(self, matching: Matching) -> int:
+        """End those that nobody has claimed."""
+        cancelled = after = 0
+        while True:
+            write = CancelMatching(matching.function, matching.tag, CANCEL_MAX, after, matching.below)
+            [applied] = await self._store.apply([write], now=self._clock.now())
+            if applied.refused is not None:
+                raise applied.refused
+            ids = applied.ids or []
+            for id in ids:
+                self._tell_cancelled(id)
+            cancelled += len(ids)
+            if len(ids) < CANCEL_MAX:
+                return cancelled
+            if matching.tag is not None:
+                after = ids[-1]
+
+    async def _cancel_ready_matching(self, matching: Matching) -> int:
+        """End those that are claimed and have not begun."""
+        taken: list[Claim] = []
+        for flow in self._window.flows.values():
+            for lane in flow.lanes.values():
+                chosen = [claim for claim in lane.ready if matching.has(claim.invocation)]
+                if chosen:
+                    kept = [claim for claim in lane.ready if not matching.has(claim.invocation)]
+                    lane.ready.clear()
+                    lane.ready.extend(kept)
+                    taken += chosen
+        cancelled = 0
+        error = {"code": "cancelled", "message": "cancelled before it began"}
+        while taken:
+            batch = taken[:CANCEL_MAX]
+            settles = [Settle(claim, Status.CANCELLED, error=error, begun=False) for claim in batch]
+            try:
+                answers = await self._store.apply(settles, now=self._clock.now())
+                if answers[0].refused is not None:  # one claim was lost meanwhile: the others by themselves
+                    answers = [
+                        (await self._store.apply([settle], now=self._clock.now()))[0] for settle in settles
+                    ]
+            except HeadraceError:
+                self._window.take(taken)  # what was recorded after all is refused when it is run
+                self.dispatch()
+                raise
+            del taken[:CANCEL_MAX]
+            for settle, applied in zip(settles, answers, strict=True):
+                if applied.refused is None:
+                    self._tell(settle)
+                    cancelled += 1
+        for flow in list(self._window.flows.values()):
+            if flow.more:
+                self._window.refill(flow)
+        return cancelled
+
+    def _stop_matching(self, matching: Matching) -> int:
+        """Tell running ones to stop; how many had not been told before."""
+        told = 0
+        for token, held in list(self._running.items()):
+            if held.claim is not None and not held.cancelled and matching.has(held.claim.invocation):
+                self._kill(token)
+                told += 1
+        return told
+
+    def _is_cancelled(self, claim: Claim) -> bool:
+        return any(matching.has(claim.invocation) for matching in self._cancelling)
+
+    def _tell_cancelled(self, id: int) -> None:
+        """Those who wait for an invocation learn that it was cancelled in the store."""
+        watchers = self._watchers.pop(id, None)
+        if watchers is None and self.on_end is None:
+            return
+        error = {"code": "cancelled", "message": "cancelled while it waited"}
+        ended = Ended(id, Status.CANCELLED, error=error)
+        if self.on_end is not None:
+            self.on_end(ended)
+        if watchers is not None:
+            self._call(watchers, ended)
 
     async def _cancel_ready(self, lane: Lane, claim: Claim, now: float) -> bool:
         error = {"code": "cancelled", "message": "cancelled before it began"}
@@ -885,6 +1014,9 @@ class Dispatcher:
                 pool.recall(tokens)
 
     def _kill(self, token: int) -> bool:
+        held = self._running.get(token)
+        if held is not None:
+            held.cancelled = True
         return any(pool.kill(token) for pool in self._pools)
 
     def output(self, id: int) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.runtime.model.destination import DELIVER, kind_of
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Claim, Outcome, Status
 from headrace.runtime.model.limits import key_of
@@ -89,10 +90,25 @@ def stillborn(claim: Claim, spec: FunctionSpec, *, now: float) -> Settle | None:
 
 
 def destination_of(settle: Settle, spec: FunctionSpec) -> str | None:
-    """The function that is told of this end, if the spec names one."""
+    """Where this end is told, if the spec says so: a function's name, a bucket or a webhook."""
     if settle.status is Status.SUCCEEDED:
         return spec.on_success
     return spec.on_failure if settle.status is Status.DEAD else None
+
+
+def destination_call(settle: Settle, spec: FunctionSpec, *, now: float) -> tuple[str, bytes] | None:
+    """The function that tells of this end, and its event: the destination itself, or what delivers to a
+    bucket or a webhook. None when nobody is told.
+    """
+    target = destination_of(settle, spec)
+    if target is None:
+        return None
+    record = destination_event(settle, spec, now=now)
+    if kind_of(target) == "function":
+        return target, record
+    setting = "on_success" if settle.status is Status.SUCCEEDED else "on_failure"
+    event = {"function": spec.name, "setting": setting, "record": msgspec.Raw(record)}
+    return DELIVER, msgspec.json.encode(event)
 
 
 def destination_event(settle: Settle, spec: FunctionSpec, *, now: float) -> bytes:
@@ -116,4 +132,9 @@ def destination_event(settle: Settle, spec: FunctionSpec, *, now: float) -> byte
         "responseContext": {"statusCode": 200 if succeeded else 500},
         "responsePayload": msgspec.Raw(settle.result or b"null") if succeeded else settle.error,
     }
+    # What is too large for the record is named by its address, beside Lambda's fields.
+    if claim.invocation.payload_ref is not None:
+        record["requestPayloadRef"] = claim.invocation.payload_ref
+    if settle.result_ref is not None:
+        record["responsePayloadRef"] = settle.result_ref
     return msgspec.json.encode(record)

@@ -13,7 +13,7 @@ from typing import Any
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError, LeaseLost
 from headrace.runtime.model.limits import key_of
-from headrace.runtime.queue.dispatcher import Dispatcher
+from headrace.runtime.queue.dispatcher import CANCEL_WORD, Dispatcher
 from headrace.runtime.store.protocol import Store
 
 MARGIN = 0.2
@@ -175,6 +175,8 @@ class Membership:
             moved(int(rest))
         elif kind == "cancel":
             dispatcher.cancel_here(int(rest))
+        elif kind == CANCEL_WORD:
+            dispatcher.cancel_heard(rest)
         elif kind == "job":
             if dispatcher.flow_known(word):
                 dispatcher.wake_flow(word)

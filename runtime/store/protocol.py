@@ -18,6 +18,10 @@ from headrace.runtime.model.write import Applied, Write
 Done = Callable[[list[Applied] | BaseException], None]
 
 
+KEY_GRACE_S = 600.0
+"""An idempotency key whose invocation outlasts it stands until that has ended, and up to so long after."""
+
+
 class Counters(msgspec.Struct, kw_only=True):
     """The books of one function: accepted = waiting + running + succeeded + dead + cancelled.
 
@@ -112,9 +116,9 @@ class QueueStore(Protocol):
         """Call `wake` on the event loop with a word of another node's.
 
         It is the name of a flow of which something became claimable; `moved:ID` when a job was planned, moved
-        or redriven; `control` when a pause, a closure or the set of nodes changed; `cancel:ID` as `tell` was
-        given; `*` when anything may have happened unheard. Never called where `shared` is False; may be
-        called without need. Set before `start`.
+        or redriven; `control` when a pause, a closure or the set of nodes changed; `cancel:ID` and
+        `matching:…` as `tell` was given them; `*` when anything may have happened unheard. Never called where
+        `shared` is False; may be called without need. Set before `start`.
         """
 
     async def claim(
@@ -218,6 +222,12 @@ class InvocationStore(Protocol):
         `succeeded_before` or are beyond the newest `keep`, dead ones that ended before `dead_before`; with
         jobs that ended before `dead_before` and their invocations. An unended job's invocations stay. Returns
         the object addresses (payload_ref, result_ref in the system bucket) that nobody needs any more.
+        """
+
+    async def expire_keys(self, *, before: float, limit: int) -> int:
+        """Look at up to `limit` idempotency keys that expired at `before` or earlier, and forget them; one
+        whose invocation has not ended stands for KEY_GRACE_S more. Returns how many were looked at: fewer
+        than `limit` when no more are due.
         """
 
 

@@ -40,6 +40,9 @@ class Recording(Protocol):
     def is_claimed(self, id: int) -> bool:
         """Whether a claim that is no column of the row (SQLite's, in memory) holds the invocation."""
 
+    def claimed(self) -> Sequence[int]:
+        """All invocations with a claim that is no column of the row; none on PostgreSQL."""
+
     def claimed_of_job(self, job: int) -> Sequence[int]:
         """The invocations of a job with a claim that is no column of the row; none on PostgreSQL."""
 

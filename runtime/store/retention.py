@@ -7,6 +7,7 @@ from typing import Any
 
 from headrace.runtime.store.database import Database, counted
 from headrace.runtime.store.page import ids
+from headrace.runtime.store.protocol import KEY_GRACE_S
 from headrace.runtime.store.tally import REMOVED, Tally, add_to_books
 
 _ENDED = "status IN (2, 4) AND job IS NULL"
@@ -34,6 +35,26 @@ def expire(
         if alone is not None and not db.execute(alone, (_LOCK,)).fetchone()[0]:
             return []
         return _expire(db, succeeded_before, dead_before, keep, limit, system, shard)
+
+
+def expire_keys(db: Database, before: float, limit: int) -> int:
+    """One batch of expired idempotency keys, the oldest first. A key that still stands is put off, so that no
+    number of them keeps later ones from being found.
+    """
+    with db.transaction():
+        found = db.execute(
+            'SELECT k.function, k."key", (SELECT 1 FROM invocation WHERE invocation.id = k.invocation'
+            " AND invocation.status IN (0, 1)) FROM idempotency AS k"
+            f" WHERE k.expires_at <= ? ORDER BY k.expires_at LIMIT ?{db.dialect.skip}",
+            (before, limit),
+        ).fetchall()
+        gone = [(function, key) for function, key, standing in found if not standing]
+        put_off = [(before + KEY_GRACE_S, function, key) for function, key, standing in found if standing]
+        if gone:
+            db.executemany('DELETE FROM idempotency WHERE function = ? AND "key" = ?', gone)
+        if put_off:
+            db.executemany('UPDATE idempotency SET expires_at = ? WHERE function = ? AND "key" = ?', put_off)
+    return len(found)
 
 
 def _expire(

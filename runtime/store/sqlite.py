@@ -240,6 +240,9 @@ class SqliteStore:
             lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
         )
 
+    async def expire_keys(self, *, before: float, limit: int) -> int:
+        return await self._writer.call(lambda db: retention.expire_keys(db, before, limit))
+
     # ---- jobs ----
 
     async def job(self, id: int) -> Job | None:

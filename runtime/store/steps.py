@@ -12,10 +12,12 @@ from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Status
 from headrace.runtime.model.write import (
     Applied,
+    CancelMatching,
     CancelWaiting,
     Closed,
     CursorMoved,
     Deployed,
+    Discard,
     Fired,
     Forget,
     FunctionPaused,
@@ -30,15 +32,17 @@ from headrace.runtime.model.write import (
     Write,
 )
 from headrace.runtime.store import jobsteps
-from headrace.runtime.store.database import Database
+from headrace.runtime.store.database import Database, counted
+from headrace.runtime.store.page import ids
 from headrace.runtime.store.recording import PLAIN, Recording, Refused
+from headrace.runtime.store.rows import json_decode, text_of
 from headrace.runtime.store.tally import CANCELLED, DEAD, DEDUPLICATED
 
 DEPLOYMENTS_KEPT = 1_000
+_CANCELLED_WAITING = '{"code":"cancelled","message":"cancelled while it waited"}'
+
 FIRED_KEPT = 1_000
 """Due instants remembered of each schedule; an instant before all of them counts as fired."""
-
-_FORGOTTEN_AT_ONCE = 100
 
 
 def record(transaction: Recording, write: Write, now: float) -> Applied:
@@ -65,15 +69,6 @@ def put(transaction: Recording, write: Put, now: float) -> Applied:
         if write.fingerprint:
             said = b"\0" + write.fingerprint
         digest = hashlib.blake2b(said, digest_size=16).digest()
-        expired = db.execute(
-            'SELECT function, "key", expires_at FROM idempotency WHERE expires_at <= ?'
-            f" ORDER BY expires_at LIMIT ?{db.dialect.skip}",
-            (now, _FORGOTTEN_AT_ONCE),
-        ).fetchall()
-        if expired:
-            db.executemany(
-                'DELETE FROM idempotency WHERE function = ? AND "key" = ? AND expires_at = ?', expired
-            )
         known = _first_with_key(db, name, (invocation.id, digest, write.idempotency_until), now)
         if known is not None:
             if known[1] != digest:
@@ -99,18 +94,26 @@ def _first_with_key(
                 ' WHERE function = ? AND "key" = ?',
                 name,
             ).fetchone()
-            if known is not None and known[2] > now:
+            if known is not None and (known[2] > now or _unfinished(db, known[0])):
                 return (known[0], known[1])
         taken = db.execute(
             'INSERT INTO idempotency (function, "key", invocation, payload_hash, expires_at)'
             ' VALUES (?, ?, ?, ?, ?) ON CONFLICT (function, "key") DO UPDATE'
             " SET invocation = excluded.invocation, payload_hash = excluded.payload_hash,"
-            " expires_at = excluded.expires_at WHERE idempotency.expires_at <= ?",
+            " expires_at = excluded.expires_at WHERE idempotency.expires_at <= ? AND NOT EXISTS"
+            " (SELECT 1 FROM invocation WHERE invocation.id = idempotency.invocation"
+            " AND invocation.status IN (0, 1))",
             (*name, *entry, now),
         ).rowcount
         if taken:
             return None
         look = True
+
+
+def _unfinished(db: Database, id: int) -> bool:
+    """Whether a key that is past its time still stands: its first invocation has not ended."""
+    query = "SELECT 1 FROM invocation WHERE id = ? AND status IN (0, 1)"
+    return db.execute(query, (id,)).fetchone() is not None
 
 
 def cancel_waiting(transaction: Recording, write: CancelWaiting, now: float) -> Applied:
@@ -120,7 +123,7 @@ def cancel_waiting(transaction: Recording, write: CancelWaiting, now: float) -> 
         raise Refused(WrongState(f"invocation {show_id(write.id)}", shown, "be cancelled as waiting"))
     transaction.db.execute(
         "UPDATE invocation SET status = 4, ended_at = ?, error = ? WHERE id = ? AND status = 0",
-        (now, '{"code":"cancelled","message":"cancelled while it waited"}', write.id),
+        (now, _CANCELLED_WAITING, write.id),
     )
     transaction.tally.add(function, CANCELLED)
     return PLAIN
@@ -137,6 +140,11 @@ def redrive(transaction: Recording, write: Redrive, now: float) -> Applied:
     function, flow, priority, status = _locked(transaction, write.id, "function, flow, priority, status")
     if status != Status.DEAD:
         raise Refused(WrongState(f"invocation {show_id(write.id)}", _shown(status), "be redriven"))
+    if write.payload is not None or write.payload_ref is not None:
+        db.execute(
+            "UPDATE invocation SET payload = ?, payload_ref = ? WHERE id = ? AND status = 3",
+            (write.payload or b"", write.payload_ref, write.id),
+        )
     db.execute(
         "UPDATE invocation SET status = 0, attempts = 0, due_at = ?, expires_at = ?, started_at = NULL,"
         " ended_at = NULL,"
@@ -146,6 +154,55 @@ def redrive(transaction: Recording, write: Redrive, now: float) -> Applied:
     transaction.tally.add(function, DEAD, -1)
     transaction.freed(flow, priority, write.due_at, write.id)
     return PLAIN
+
+
+def discard(transaction: Recording, write: Discard, now: float) -> Applied:
+    function, status, error = _locked(transaction, write.id, "function, status, error")
+    if status != Status.DEAD:
+        raise Refused(WrongState(f"invocation {show_id(write.id)}", _shown(status), "be discarded"))
+    told = {"code": "cancelled", "message": "discarded by request", "cause": json_decode(error or "null")}
+    transaction.db.execute(
+        "UPDATE invocation SET status = 4, ended_at = ?, error = ? WHERE id = ? AND status = 3",
+        (now, text_of(told), write.id),
+    )
+    transaction.tally.add(function, DEAD, -1)
+    transaction.tally.add(function, CANCELLED)
+    return PLAIN
+
+
+def cancel_matching(transaction: Recording, write: CancelMatching, now: float) -> Applied:
+    """A function's are found through the index of what waits: its flows are its name, and its name, `#` and a
+    key. With a tag the rows have to be read, once each, in the order of their ids.
+    """
+    db = transaction.db
+    where, values = f"{db.dialect.waiting} AND job IS NULL AND id > ?", list[Any]([write.after])
+    held = transaction.claimed()
+    if held:
+        where += f" AND NOT ({db.dialect.among('id')})"
+        values.append(db.dialect.listed(held))
+    if write.below is not None:
+        where += " AND id < ?"
+        values.append(write.below)
+    if write.function is not None:
+        where += " AND flow >= ? AND flow < ? AND function = ?"
+        values += [write.function, write.function + "$", write.function]  # $ is the character after #
+    order = ""
+    if write.tag is not None:
+        where += f" AND {db.dialect.position}(',' || tags || ',', ?) > 0"
+        values.append(f",{write.tag},")
+        order = " ORDER BY id"
+    # What others are claiming at this moment does not match.
+    query = f"SELECT id FROM invocation WHERE {where}{order} LIMIT ?{db.dialect.skip}"
+    found = ids(db, query, (*values, write.limit))
+    for function, count in counted(
+        db,
+        "UPDATE invocation SET status = 4, ended_at = :at, error = :error",
+        f"{db.dialect.among('id', ':found')} AND status = 0",
+        "function",
+        {"at": now, "error": _CANCELLED_WAITING, "found": db.dialect.listed(found)},
+    ):
+        transaction.tally.add(function, CANCELLED, count)
+    return Applied(ids=found)
 
 
 def _locked(transaction: Recording, id: int, columns: str) -> tuple[Any, ...]:
@@ -325,6 +382,8 @@ _STEPS: dict[type, Callable[[Recording, Any, float], Applied]] = {
     Put: put,
     CancelWaiting: cancel_waiting,
     Redrive: redrive,
+    Discard: discard,
+    CancelMatching: cancel_matching,
     Seen: seen,
     Forget: forget,
     Fired: fired,

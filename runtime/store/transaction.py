@@ -188,6 +188,9 @@ class Transaction:
     def is_claimed(self, id: int) -> bool:
         return id in self.claims.held
 
+    def claimed(self) -> list[int]:
+        return list(self.claims.held)
+
     def claimed_of_job(self, job: int) -> list[int]:
         return [id for id, claim in self.claims.held.items() if claim.invocation.job == job]
 

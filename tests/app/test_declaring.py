@@ -121,6 +121,12 @@ def test_an_apps_way_to_start_workers_is_checked() -> None:
         ({"weight": 0}, "weight is 0", "1 to 1000"),
         ({"priority": 101}, "priority is 101", "-100 to 100"),
         ({"on_failure": print}, "on_failure is", "APP.NAME"),
+        ({"on_success": "ftp://host/x"}, "on_success: nothing is delivered by ftp://", "https://HOST/PATH"),
+        ({"on_success": "s3://UPPER/x"}, "on_success: ", "s3://BUCKET/PREFIX"),
+        ({"idempotency_ttl": "soon"}, "idempotency_ttl is 'soon'", "24 h"),
+        ({"idempotency_ttl": 0.5}, "idempotency_ttl is 0.5", "1 s to 30 days"),
+        ({"idempotency_ttl": "31 days"}, "idempotency_ttl is '31 days'", "1 s to 30 days"),
+        ({"idempotency_ttl": True}, "idempotency_ttl is True", "24 h"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(settings: dict[str, Any], message: str, hint: str) -> None:

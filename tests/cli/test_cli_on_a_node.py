@@ -112,6 +112,57 @@ def test_dead_letters_are_listed_shown_and_redriven(headrace: Headrace) -> None:
     assert "shop.fail are waiting again" in out
 
 
+def test_all_of_a_function_and_of_a_tag_are_cancelled(headrace: Headrace) -> None:
+    ids = [headrace("invoke", "shop.never", "--async", "--tag", tag)[1].strip() for tag in "xxy"]
+
+    code, out, _ = headrace("invocations", "cancel", "--function", "shop.never", "--tag", "x")
+    assert (code, out) == (0, "2 that waited are cancelled, 0 that ran are being stopped.\n")
+    code, out, _ = headrace("invocations", "cancel", "--function", "shop.never", "--json")
+    assert (code, json.loads(out)) == (0, {"cancelled": 1, "stopping": 0})
+    for id in ids:
+        assert json.loads(headrace("invocations", "show", id, "--json")[1])["status"] == "cancelled"
+    code, _, err = headrace("invocations", "cancel", "--job", "00ff")
+    assert code == 1
+    assert "00ff" in err
+
+
+def test_a_dead_letter_is_redriven_with_an_edited_event_and_given_up(
+    headrace: Headrace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = headrace("invoke", "shop.fail", "-p", '{"why": "first"}', "--async", "--tag", "edit")[1].strip()
+    headrace("invocations", "show", id, "--wait", "20")
+
+    assert headrace("dead-letters", "redrive", id, "--payload", '{"why": "second"}')[0] == 0
+    headrace("invocations", "show", id, "--wait", "20")
+    assert "ValueError: second" in headrace("dead-letters", "show", id)[1]
+    Path("editor.py").write_text(
+        "import sys, pathlib\nfile = pathlib.Path(sys.argv[1])\n"
+        "file.write_text(file.read_text().replace('second', 'third'))\n"
+    )
+    monkeypatch.setenv("VISUAL", f"{sys.executable} editor.py")
+    assert headrace("dead-letters", "redrive", id, "--edit")[:2] == (0, f"{id} is waiting again.\n")
+    headrace("invocations", "show", id, "--wait", "20")
+    shown = json.loads(headrace("dead-letters", "show", id, "--json")[1])
+    assert (shown["payload"], shown["error"]["message"]) == ({"why": "third"}, "third")
+    code, _, err = headrace("dead-letters", "redrive", id, "--edit")
+    assert code == 1
+    assert "was not changed" in err
+    found = ["dead-letters", "list", "--tag", "edit", "--code", "function_error", "--since", "1h", "--json"]
+    assert [item["invocation_id"] for item in json.loads(headrace(*found)[1])["items"]] == [id]
+    assert headrace("dead-letters", "discard", id)[:2] == (0, f"{id} is cancelled.\n")
+    assert json.loads(headrace(*found)[1])["items"] == []
+
+
+def test_a_keys_time_is_given_in_words(headrace: Headrace) -> None:
+    options = ["--async", "--idempotency-key", "order 1", "--idempotency-ttl", "15 min"]
+    first = headrace("invoke", "shop.echo", "-p", "1", *options)
+    assert (first[0], headrace("invoke", "shop.echo", "-p", "1", *options)[1]) == (0, first[1])
+    for wrong in (["--idempotency-ttl", "31 d"], ["--idempotency-ttl", "soon"]):
+        code, _, err = headrace("invoke", "shop.echo", "--idempotency-key", "k", *wrong)
+        assert (code, "idempotency" in err) == (1, True)
+    assert headrace("invoke", "shop.echo", "--idempotency-ttl", "5")[0] == 1
+
+
 def test_logs_show_what_was_printed(headrace: Headrace) -> None:
     id = headrace("invoke", "shop.fail", "-p", '{"why": "x"}', "--async")[1].strip()
     headrace("invocations", "show", id, "--wait", "20")

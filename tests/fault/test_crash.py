@@ -103,6 +103,37 @@ def test_an_idempotency_key_means_the_same_invocation_on_both_sides_of_a_kill(tm
         assert (of["accepted"], of["deduplicated"]) == (1, 1)
 
 
+def test_a_key_means_the_same_death_on_both_sides_of_a_kill_until_it_is_redriven(tmp_path: Path) -> None:
+    code = tmp_path / "keyed.py"
+    code.write_text(
+        "from headrace import App\napp = App('keyed')\n"
+        "@app.function(retries=0, idempotency_ttl='1 h')\n"
+        "def pick(event):\n    if event == 'bad':\n        raise ValueError('bad')\n    return event\n"
+    )
+
+    def call(client: Client, **query: str) -> Any:
+        headers = {"Idempotency-Key": "order-18", "Content-Type": "application/json"}
+        path = "/v1/functions/keyed.pick/invoke"
+        return client.backend.request("POST", path, query=query, body=b'"bad"', headers=headers)
+
+    with serving(code, folder=tmp_path) as node:
+        first = call(node.client)
+        client = node.restart()
+        again, queued = call(client), call(client, mode="async")
+        id = first.headers["headrace-invocation-id"]
+        assert [reply.status for reply in (first, again, queued)] == [500, 500, 202]
+        assert again.body == first.body
+        assert {reply.headers["headrace-invocation-id"] for reply in (again, queued)} == {id}
+        assert again.headers["headrace-repeated"] == "true"
+
+        client.redrive(id, payload="good")
+        client = node.restart()
+        after = call(client)
+        assert (after.status, after.body, after.headers["headrace-invocation-id"]) == (200, b'"good"', id)
+        of = node.check_books()["functions"]["keyed.pick"]
+        assert (of["accepted"], of["succeeded"], of["deduplicated"]) == (1, 1, 3)
+
+
 def _id_of(body: bytes) -> str:
     import json
 

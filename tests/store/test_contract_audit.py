@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from store_values import apply, dead, ok, part, put, request
 
@@ -23,6 +24,7 @@ from headrace.runtime.model.write import (
     Settle,
 )
 from headrace.runtime.store import audit as rules
+from headrace.runtime.store.postgres.store import PostgresStore
 from headrace.runtime.store.protocol import Store
 
 NOW = 1_800_000_000.0
@@ -37,14 +39,20 @@ def made() -> Ids:
 
 
 @pytest.fixture
-def damage(store: Store) -> Damage:
+def damage(store: Store, request: pytest.FixtureRequest) -> Damage:
     """Runs a statement on the store's database behind its back."""
 
     def run(sql: str, *values: object) -> None:
-        path = getattr(store, "path", None)
-        if path is None:
-            pytest.skip("rows are damaged by hand in a SQLite file only")
-        with sqlite3.connect(path) as db:
+        if isinstance(store, PostgresStore):
+            url: str = request.getfixturevalue("postgres_url")
+            text = sql.replace("?", "%s").replace("INDEX part", "INDEX live_part, ended_part")
+            with psycopg.connect(url) as server:
+                try:
+                    server.execute(text, values)  # type: ignore[arg-type]
+                except psycopg.errors.CheckViolation:
+                    pytest.skip("PostgreSQL itself refuses such a row")
+            return
+        with sqlite3.connect(store.path) as db:  # type: ignore[attr-defined]
             db.execute(sql, values)
         db.close()
 

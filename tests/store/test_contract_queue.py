@@ -270,6 +270,8 @@ async def test_a_repeated_idempotency_key_answers_with_the_first_id(store: Store
     [function] = await apply(
         store, Put(request(4, idempotency_key="k", function="app.g"), None, 100.0), now=99
     )
+    [claim] = await store.claim("n", flow="app.f", limit=5, now=99)
+    await apply(store, ok(claim), now=99)
     [after] = await apply(store, Put(request(5, idempotency_key="k", payload=b"2"), None, 200.0), now=100)
 
     assert [(a.id, a.repeated, a.claim) for a in (one, two, function, after)] == [

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from store_values import apply, balance, dead, ok, part, put, put_job, refusal, request, statuses
 
-from headrace.runtime.errors import LeaseLost
+from headrace.runtime.errors import Duplicate, LeaseLost
 from headrace.runtime.model.invocation import Claim, Status
 from headrace.runtime.model.limits import Held, Limits
 from headrace.runtime.model.write import (
@@ -125,6 +125,30 @@ async def test_one_stale_end_among_many_refuses_its_own_list_only(node) -> None:
         Status.WAITING, None, Status.SUCCEEDED, Status.WAITING,
     ]  # fmt: skip
     balance(await north.counters())
+
+
+async def test_very_many_at_once_are_recorded_and_one_bad_list_among_them_is_not(node) -> None:  # type: ignore[no-untyped-def]
+    north = await node()
+    await put(north, request(1))
+    lists = [[Put(request(100 * n + i), "north") for i in range(100)] for n in range(1, 41)]
+    lists[7].append(Put(request(1)))
+    lists[9].append(Put(request(50, function="\ud800")))
+
+    answers = await asyncio.gather(*[north.apply(list, now=0) for list in lists], return_exceptions=True)
+
+    assert isinstance(answers[9], UnicodeEncodeError)
+    assert [isinstance(answer[-1].refused, Duplicate) for answer in answers if isinstance(answer, list)] == [
+        place == 7 for place in range(39)
+    ]
+    assert len(await north.known(range(100, 4100))) == 3800
+    ends = [
+        north.apply([ok(answer.claim) for answer in each], now=1)
+        for each in answers
+        if isinstance(each, list) and each[0].refused is None
+    ]
+    assert {answer.refused for end in await asyncio.gather(*ends) for answer in end} == {None}
+    book = (await north.counters())["app.f"]
+    assert (book.accepted, book.succeeded, book.waiting) == (3801, 3800, 1)
 
 
 async def test_the_same_claim_ended_twice_at_once_ends_once(node) -> None:  # type: ignore[no-untyped-def]

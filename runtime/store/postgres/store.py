@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -26,12 +26,11 @@ from headrace.runtime.store.postgres import claims
 from headrace.runtime.store.postgres.connection import PostgresDatabase, shown
 from headrace.runtime.store.postgres.fault import fault
 from headrace.runtime.store.postgres.listener import Listener
+from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import Readers
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
 from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
 from headrace.runtime.store.version import SCHEMA
-
-T = TypeVar("T")
 
 _OLDEST_SERVER = 130_000
 _MAKING = 0x6865_6164_7261_6365  # of the lock that nodes take which find the database empty at once
@@ -53,7 +52,7 @@ class PostgresStore:
         self._hear: Callable[[str], None] | None = None
         self._running: tuple[Writer, Readers, Listener | None] | None = None
         self._lost: list[Claim] = []
-        self._surveys: set[PostgresDatabase] = set()
+        self._long = LongReader(url, self.where)
 
     # ---- life ----
 
@@ -73,8 +72,7 @@ class PostgresStore:
             return
         (writer, readers, listener), self._running = self._running, None
         await writer.stop()
-        for survey in tuple(self._surveys):
-            survey.raw.cancel()
+        await asyncio.to_thread(self._long.stop)
         await asyncio.to_thread(readers.stop)
         if listener is not None:
             await asyncio.to_thread(listener.stop)
@@ -241,6 +239,9 @@ class PostgresStore:
             lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
         )
 
+    async def expire_keys(self, *, before: float, limit: int) -> int:
+        return await self._writer.call(lambda db: retention.expire_keys(db, before, limit))
+
     # ---- jobs ----
 
     async def job(self, id: int) -> Job | None:
@@ -285,30 +286,10 @@ class PostgresStore:
     # ---- audits ----
 
     async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
-        return await self._survey(lambda db: audit.audit(db, function=function, limit=limit))
+        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
 
     async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
-        return await self._survey(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
-
-    async def _survey(self, question: Callable[[PostgresDatabase], T]) -> T:
-        """A long read of one snapshot, on a connection of its own; `stop` breaks it off."""
-
-        def ask() -> T:
-            try:
-                db = PostgresDatabase.connect(self._url, name="headrace audit")
-            except psycopg.Error as error:
-                raise self._unreachable(error) from None
-            self._surveys.add(db)
-            try:
-                with db.snapshot():
-                    return question(db)
-            except psycopg.Error as error:
-                raise fault(error, self.where) from error
-            finally:
-                self._surveys.discard(db)
-                db.close()
-
-        return await asyncio.to_thread(ask)
+        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 

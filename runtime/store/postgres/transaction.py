@@ -58,6 +58,12 @@ def _unnest(columns: str) -> str:
 _PUT_PLAIN = (
     f"INSERT INTO invocation_live ({_PLAIN}, status, attempts) SELECT {_PLAIN}, 0, 0 FROM {_unnest(_PLAIN)}"
 )
+# Of many rows COPY takes two thirds of the time, and two more round trips.
+_COPY_FROM = 1_000
+_COPY = f"COPY invocation_live ({_PLAIN}, status, attempts) FROM STDIN (FORMAT binary)"
+_COPIED = (
+    "int8", "text", "text", "bytea", "float8", "float8", "float8", "int4", "text", "int2", "int4",
+)  # fmt: skip
 _PUT = f"INSERT INTO invocation_live ({_FULL}, status) SELECT {_FULL}, 0 FROM {_unnest(_FULL)}"
 
 # Removing and inserting costs a tenth of an UPDATE that moves rows to the other partition; and another node
@@ -177,7 +183,7 @@ class Transaction:
 
     def finish(self) -> None:
         """Write what is left, the books, and what other nodes must hear, and commit."""
-        if not self._begun and not (self._marks or self._retries):
+        if not (self._begun or self._marks or self._retries or len(self._plain) >= _COPY_FROM):
             self._write_at_once()
         else:
             self._write(last=True)
@@ -261,6 +267,9 @@ class Transaction:
     def is_claimed(self, id: int) -> bool:
         return False
 
+    def claimed(self) -> Sequence[int]:
+        return ()
+
     def claimed_of_job(self, job: int) -> Sequence[int]:
         return ()
 
@@ -330,6 +339,9 @@ class Transaction:
         plain, full, marks, retries, settles = (
             self._plain, self._full, self._marks, self._retries, self._settles,
         )  # fmt: skip
+        if len(plain) >= _COPY_FROM:
+            self._copy(plain)
+            plain = []
         statements = _puts(plain, full)
         asked = [_marked(marks), _retried(retries), _settled(settles)]
         more = self._rest() if last else []
@@ -356,6 +368,16 @@ class Transaction:
             if self._apart_now:
                 raise lease_lost(missing[0][0])
             raise Stale({place for _, place in missing})
+
+    def _copy(self, puts: list[tuple[Invocation, str | None]]) -> None:
+        self._begin()
+        with self.db.raw.cursor().copy(_COPY) as copy:
+            copy.set_types(_COPIED)
+            for row, node in puts:
+                copy.write_row((
+                    row.id, row.function, row.flow, row.payload, row.accepted_at, row.due_at, row.expires_at,
+                    row.priority, node, 0, 0,
+                ))  # fmt: skip
 
     def _write_at_once(self) -> None:
         parts: list[str] = []

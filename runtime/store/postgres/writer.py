@@ -7,6 +7,7 @@ connection finds out whether it happened, so that nobody is told that their writ
 """
 
 import asyncio
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -81,8 +82,7 @@ class Writer:
         self._cold = cold
         self._gather = gather
         self._patience_s = patience_s
-        self._waiting: deque[Item | _Call] = deque()
-        self._wake = threading.Event()
+        self._waiting: queue.SimpleQueue[Item | _Call | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._lost_at: float | None = None
         self._tried_at = 0.0
@@ -101,13 +101,11 @@ class Writer:
     def submit(
         self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
     ) -> None:
-        if self._ending.is_set() or len(self._waiting) >= WAITING_MAX:
+        if self._ending.is_set() or self._waiting.qsize() >= WAITING_MAX:
             why = "the store is stopped" if self._ending.is_set() else "too many writes wait for the database"
             self._loop.call_soon(done, StoreUnavailable(why))
             return
-        self._waiting.append((writes, done, now, on_disk))
-        if not self._wake.is_set():
-            self._wake.set()
+        self._waiting.put((writes, done, now, on_disk))
 
     async def call(
         self, run: Callable[[PostgresDatabase], T], *, changed: Callable[[T], bool] = lambda _: True
@@ -119,8 +117,7 @@ class Writer:
         if self._ending.is_set():
             raise StoreUnavailable("the store is stopped")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Call(run, changed, future))
-        self._wake.set()
+        self._waiting.put(_Call(run, changed, future))
         return await future
 
     async def stop(self) -> None:
@@ -128,12 +125,12 @@ class Writer:
         if self._ending.is_set():
             return
         self._ending.set()
-        self._wake.set()
+        self._waiting.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._waiting.qsize()
 
     @property
     def pid(self) -> int:
@@ -147,33 +144,30 @@ class Writer:
     # ---- on the thread ----
 
     def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()  # before draining: what is appended from here on sets it again
-            ending = self._ending.is_set()
-            while self._waiting:
-                self._step()
-            if ending:
-                self._db.close()
-                return
+        while self._step(self._waiting.get()):
+            pass
+        self._db.close()
 
-    def _step(self) -> None:
-        """Drain at most one transaction's worth, record it, and answer; then the call that came with it."""
+    def _step(self, item: "Item | _Call | None") -> bool:
+        """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
+        behind it. False at the end.
+        """
         waiting = self._waiting
         items: list[Item] = []
-        call: _Call | None = None
         room = WRITES_MAX
-        while waiting and room > 0:
-            item = waiting.popleft()
-            if type(item) is _Call:
-                call = item
-                break
+        while item is not None and type(item) is not _Call:
             items.append(item)  # type: ignore[arg-type]
             room -= len(item[0])  # type: ignore[index]
+            if room <= 0 or waiting.empty():
+                self._answers.lists(items, self._record(items))
+                return True
+            item = waiting.get_nowait()
         if items:
             self._answers.lists(items, self._record(items))
-        if call is not None:
-            self._serve(call)
+        if item is None:
+            return False
+        self._serve(item)
+        return True
 
     def _record(self, items: list[Item]) -> list[Answer]:
         lists = [(writes, now) for writes, _, now, _ in items]

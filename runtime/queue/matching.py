@@ -1,0 +1,43 @@
+"""Matching: which invocations a request to cancel means.
+
+Imports the floor only.
+"""
+
+import msgspec
+
+from headrace.runtime.model.invocation import Invocation
+
+
+def tagged(tags: str | None, tag: str | None) -> bool:
+    """Whether tags, separated by commas, hold a tag; no tag is held by all."""
+    return tag is None or tag in (tags or "").split(",")
+
+
+class Matching:
+    """Invocations of a function, with a tag, or both, whose ids are below `below`; none of a job."""
+
+    __slots__ = ("below", "function", "tag")
+
+    def __init__(self, function: str | None, tag: str | None, below: int) -> None:
+        self.function = function
+        self.tag = tag
+        self.below = below
+
+    @property
+    def text(self) -> str:
+        """The same in a word to another node."""
+        return msgspec.json.encode((self.function, self.tag, self.below)).decode()
+
+    @classmethod
+    def of_text(cls, text: str) -> "Matching":
+        """What `text` said."""
+        return cls(*msgspec.json.decode(text, type=tuple[str | None, str | None, int]))
+
+    def has(self, invocation: Invocation) -> bool:
+        """Whether an invocation is meant."""
+        return (
+            invocation.id < self.below
+            and invocation.job is None
+            and (self.function is None or invocation.function == self.function)
+            and tagged(invocation.tags, self.tag)
+        )
