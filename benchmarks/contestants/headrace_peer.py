@@ -185,11 +185,11 @@ def w4(cfg):
     times, counted, before = {}, {}, 0
     with node(cfg) as (client, data):
         client.submit("bench.keep", {"warm": 1}).wait_accepted()
-        before = held(cfg, data)
+        before = waiting(cfg, data, "bench.keep")
 
         def count(mode):
             nonlocal before
-            now = held(cfg, data)
+            now = waiting(cfg, data, "bench.keep")
             counted[mode], before = now - before, now
 
         t = time.perf_counter()
@@ -208,19 +208,17 @@ def w4(cfg):
     return bl.w4_result(n, times, counted)
 
 
-_HELD = "select count(*) from invocation where function = 'bench.keep' and status = 0"
-
-
-def held(cfg, data):
-    """Waiting invocations of `bench.keep` by the database itself."""
+def waiting(cfg, data, function):
+    """Waiting invocations of a function by the database itself."""
+    count = f"select count(*) from invocation where function = '{function}' and status = 0"
     if cfg.name == "headrace-pg":
         import psycopg
 
         with psycopg.connect(cfg.pg) as db:
-            return db.execute(_HELD).fetchone()[0]
+            return db.execute(count).fetchone()[0]
     db = sqlite3.connect(f"file:{os.path.join(data, 'headrace.db')}?mode=ro", uri=True)
     with contextlib.closing(db):
-        return db.execute(_HELD).fetchone()[0]
+        return db.execute(count).fetchone()[0]
 
 
 # ---- W5 ----

@@ -34,7 +34,7 @@ from headrace.runtime.store.writer import Writer, fault
 
 _CHECKPOINT_PAGES = 4_000
 _JOURNAL_BYTES = 64 << 20
-_CACHE_KIB = 32 << 10
+_CACHE_KIB = 16 << 10
 _BUSY_S = 5.0
 _STATEMENTS = 128
 
