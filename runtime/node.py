@@ -185,7 +185,6 @@ class Node:
             on_output=self._on_output,
             on_error=self._report,
             sync_wait_s=settings.sync_wait_s,
-            spare=2 * settings.workers,
         )
         self.coordinator = Coordinator(
             store,

@@ -395,7 +395,7 @@ class Api:
 
     async def functions(self, request: Request) -> Response:
         manifest = self._services.manifest
-        paused = await self._services.store.paused()
+        paused = self._services.dispatcher.paused
         return answer(
             {
                 "version": manifest.version,
@@ -410,7 +410,7 @@ class Api:
 
     async def function(self, request: Request) -> Response:
         spec = self._services.dispatcher.spec(request.path_params["name"])
-        paused = await self._services.store.paused()
+        paused = self._services.dispatcher.paused
         shown = _shown_spec(spec, paused)
         shown["parameters"] = spec.parameters
         shown["version"] = self._services.manifest.version

@@ -76,6 +76,9 @@ CANCEL_WORD = "matching"
 CANCEL_MAX = 1_000
 """Invocations that are cancelled in one transaction, so that others' writes need not wait long."""
 
+HAND_ON_TURNS = 5
+"""After how many times MARK_AFTER_S what has not begun is offered to other nodes."""
+
 AGAIN_S = 1.0
 """How long ends wait that the database could not record, before it is asked again."""
 
@@ -115,6 +118,7 @@ class _Running(msgspec.Struct, gc=False, eq=False):
     future: Any = None
     marked: bool = False
     fenced: bool = False
+    handed_on: bool = False
     cancelled: bool = False
     """It was told to stop: however its attempt ends, it does not wait again."""
     payload: bytes = b""
@@ -150,7 +154,6 @@ class Dispatcher:
         on_error: Callable[[str, Mapping[str, Any]], None] | None = None,
         sync_wait_s: float = 1.0,
         window: int = WINDOW,
-        spare: int = 16,
     ) -> None:
         self._store = store
         self._node = node
@@ -171,13 +174,14 @@ class Dispatcher:
         self._unsettled: set[_Settling] = set()
         self._cancelling: list[Matching] = []
         self._late: list[_Settling] = []
+        self._stuck: set[int] = set()
         self._accepting = True
         self._window = Window(
             store,
             node=node,
             clock=clock,
             size=window,
-            spare=spare,
+            free=lambda: self._pool.free() if self._pool is not None else 0,
             loaded=lambda function: function in self._specs,
             ready=self.dispatch,
             spawn=self._spawn,
@@ -545,6 +549,8 @@ class Dispatcher:
                     window.metering.begun(flow.gate)
             if flow.more and flow.loading is None:
                 window.refill(flow)
+        if not window.alone:
+            window.look()
 
     def reports(self, reports: Sequence[Report]) -> None:
         """Attempts have ended; called by the pool."""
@@ -552,6 +558,7 @@ class Dispatcher:
         now = self._clock.now()
         touched: dict[Flow, None] = {}
         running, tokens, chance = self._running, self._tokens, self._chance
+        handed_on: list[Claim] = []
         for report in reports:
             held = running.pop(report.token, None)
             if held is None:
@@ -581,7 +588,10 @@ class Dispatcher:
                 or (bool(self._cancelling) and self._is_cancelled(claim))
             )
             if outcome.kind == "returned" and not closed:
-                self._requeue(held, claim)
+                if held.handed_on:
+                    handed_on.append(claim)
+                else:
+                    self._requeue(held, claim)
                 continue
             ending = ending_of(claim, held.spec, outcome, now=now, chance=chance)
             if closed and (outcome.kind == "returned" or isinstance(ending, Retry)):
@@ -592,6 +602,8 @@ class Dispatcher:
             settles.append(_Settling(ending, held, outcome, () if closure is None else (closure,)))
         for flow in touched:
             self._window.offer(flow)
+        if handed_on:
+            self._spawn(self._window.hand_back(handed_on))
         if settles:
             if armed:
                 _reach_ends(settles, "before")
@@ -1025,6 +1037,11 @@ class Dispatcher:
             held.cancelled = True
         return any(pool.kill(token) for pool in self._pools)
 
+    @property
+    def paused(self) -> set[str]:
+        """The functions of which this node begins nothing, because they are paused."""
+        return {gate.name for gate in self._window.gates.values() if gate.paused}
+
     def output(self, id: int) -> bytes:
         """What a running invocation has printed so far."""
         token = self._tokens.get(id)
@@ -1177,6 +1194,7 @@ class Dispatcher:
             excess = self._window.excess()
             if excess:
                 await self._window.hand_back(excess)
+        self._window.look()
 
     def fence(self) -> None:
         """The node's lease may have run out: drop what is ready, stop what runs, and report nothing of it."""
@@ -1215,12 +1233,33 @@ class Dispatcher:
         self._ended(Ended(record.invocation.id, record.status, record.result or b"", record.result_ref,
                           record.error, record.attempts))  # fmt: skip
 
+    def _hand_on(self) -> None:
+        """Give back what has not begun since the last time: a node beside this one may have a free worker."""
+        begun = {token for pool in self._pools for token, _ in pool.running()}
+        stuck = {
+            token for token, held in self._running.items() if held.claim is not None and token not in begun
+        }
+        tokens = stuck & self._stuck
+        self._stuck = stuck
+        for token in tokens:
+            self._running[token].handed_on = True
+        if tokens:
+            for pool in self._pools:
+                pool.recall(tokens)
+        excess = self._window.excess()
+        if excess:
+            self._spawn(self._window.hand_back(excess))
+
     async def _mark_long(self) -> None:
+        turns = 0
         while True:
             await self._clock.sleep(MARK_AFTER_S)
             self._window.measure(self._token)
             if not self._running:
                 continue
+            turns += 1
+            if not self._window.alone and turns % HAND_ON_TURNS == 0:
+                self._hand_on()
             now = self._clock.now()
             marks: list[Write] = []
             for token, seconds in [item for pool in self._pools for item in pool.running()]:
