@@ -194,7 +194,9 @@ class Soak:
                 found: dict[str, Any] = self._node.client.stats()["functions"]
             except HeadraceError:
                 return None
-            done = (found[name]["succeeded"] + found[name]["dead"] == of for name, of in self.accepted.items())
+            done = (
+                found[name]["succeeded"] + found[name]["dead"] == of for name, of in self.accepted.items()
+            )
             return found if all(done) else None
 
         books = wait_until(ended, f"the end of {self.accepted}", within_s=60)
