@@ -117,12 +117,11 @@ def strike(node: Serving, chance: random.Random) -> str:
     if what == "node":
         node.restart()
         return what
-    victims = node.workers() if what == "worker" else [node.zygote()]
-    for victim in victims[:1]:
-        try:
-            victim.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            return "nobody"
+    try:
+        victims = node.workers() if what == "worker" else [node.zygote()]
+        victims[0].send_signal(signal.SIGKILL)
+    except (psutil.NoSuchProcess, ValueError, IndexError):
+        return "nobody"  # it is being started again
     return what
 
 
