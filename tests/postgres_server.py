@@ -125,9 +125,9 @@ class PostgresServer:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def log(self) -> str:
+    def log(self, *, lines: int = 20) -> str:
         """The last lines of the server's log."""
-        return "\n".join((self._folder / "log").read_text(errors="replace").splitlines()[-20:])
+        return "\n".join((self._folder / "log").read_text(errors="replace").splitlines()[-lines:])
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
