@@ -193,7 +193,7 @@ class Node:
             in_thread=self.in_thread,
             on_error=self._report,
         )
-        self.dispatcher.jobs = self.coordinator
+        self.dispatcher.ends.jobs = self.coordinator
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
         self._build_api(tokens)
@@ -324,7 +324,7 @@ class Node:
             self.dispatcher.dispatch()
 
     def _progress(self, token: int, progress: dict[str, Any]) -> None:
-        self.dispatcher.progress(token, progress)
+        self.dispatcher.attempts.progress(token, progress)
 
     def _use(self, pool: LocalPool) -> None:
         """Serve the pool's functions from now on."""
