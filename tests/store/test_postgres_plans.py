@@ -29,8 +29,8 @@ _SCAN = re.compile(r"(Seq Scan|Index Scan|Index Only Scan|Bitmap Heap Scan).* on
 def filled(url: str) -> None:
     rows = (
         "INSERT INTO invocation (id, accepted_at, due_at, expires_at, started_at, ended_at, attempts,"
-        " priority, status, function, flow, payload) SELECT n, n, 0, 9e9, n, {ended}, {attempts}, 0, {status},"
-        " 'app.f', 'app.f', '1' FROM generate_series({first}, {last}) AS n"
+        " priority, status, function, flow, payload) SELECT n, n, 0, 9e9, n, {ended}, {attempts}, 0,"
+        " {status}, 'app.f', 'app.f', '1' FROM generate_series({first}, {last}) AS n"
     )
     with psycopg.connect(url, autocommit=True) as db:
         for text in (
