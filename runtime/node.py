@@ -58,6 +58,8 @@ from headrace.runtime.versions import Versions
 
 THREADS = 8
 FLUSH_S = 0.2
+ROW_BATCH = 500
+"""Rows out of date that one transaction removes, between which the others' turns come."""
 KEY_BATCH = 2_000
 KEY_BATCHES = 200
 """Expired idempotency keys that are forgotten at once, and how often in a row."""
@@ -634,13 +636,16 @@ class Node:
             assert self._store is not None
             now = self.clock.now()
             try:
-                while refs := await self._store.expire(
-                    succeeded_before=now - kept.succeeded_s,
-                    dead_before=now - kept.dead_s,
-                    keep=kept.succeeded_rows,
-                    limit=2000,
-                ):
-                    for ref in refs:
+                removed = ROW_BATCH
+                while removed >= ROW_BATCH:
+                    batch = await self._store.expire(
+                        succeeded_before=now - kept.succeeded_s,
+                        dead_before=now - kept.dead_s,
+                        keep=kept.succeeded_rows,
+                        limit=ROW_BATCH,
+                    )
+                    removed = batch.count
+                    for ref in batch.refs:
                         await self.in_thread(self.objects.delete, *parse_object_url(ref))
                 await self.versions.collect(before=now - max(kept.succeeded_s, kept.dead_s), now=now)
                 for _ in range(KEY_BATCHES):

@@ -27,7 +27,15 @@ from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import Database, SqliteDatabase
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.longread import LongReader
-from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
+from headrace.runtime.store.protocol import (
+    Closure,
+    Counters,
+    Deployment,
+    Done,
+    LedgerRow,
+    Removed,
+    ScheduleState,
+)
 from headrace.runtime.store.readers import Readers
 from headrace.runtime.store.version import SCHEMA
 from headrace.runtime.store.writer import Writer, fault
@@ -258,7 +266,7 @@ class SqliteStore:
 
     async def expire(
         self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
-    ) -> list[str]:
+    ) -> Removed:
         system = f"s3://{SYSTEM_BUCKET}/"
         return await self._writer.call(
             lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)

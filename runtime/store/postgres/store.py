@@ -29,7 +29,15 @@ from headrace.runtime.store.postgres.listener import Listener
 from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import Readers
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
-from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
+from headrace.runtime.store.protocol import (
+    Closure,
+    Counters,
+    Deployment,
+    Done,
+    LedgerRow,
+    Removed,
+    ScheduleState,
+)
 from headrace.runtime.store.version import SCHEMA
 
 _OLDEST_SERVER = 130_000
@@ -240,7 +248,7 @@ class PostgresStore:
 
     async def expire(
         self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
-    ) -> list[str]:
+    ) -> Removed:
         system = f"s3://{SYSTEM_BUCKET}/"
         return await self._writer.call(
             lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
