@@ -28,6 +28,7 @@ from headrace.runtime.store.postgres.fault import fault
 from headrace.runtime.store.postgres.listener import Listener
 from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import Readers
+from headrace.runtime.store.postgres.transaction import words_of
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
 from headrace.runtime.store.protocol import (
     Closure,
@@ -203,9 +204,12 @@ class PostgresStore:
         await self._writer.call(lambda db: claims.leave(db, node))
 
     async def release_expired(self, *, now: float) -> list[Claim]:
-        _, taken = await self._writer.call(
-            lambda db: claims.release_expired(db, now), changed=lambda answer: answer[0]
+        names, taken = await self._writer.call(
+            lambda db: claims.release_expired(db, now), changed=lambda answer: bool(answer[0])
         )
+        if self._hear is not None:  # what this node says itself does not come back to it
+            for word in words_of(names):
+                self._hear(word)
         lost, self._lost = self._lost, []
         return lost + taken
 
