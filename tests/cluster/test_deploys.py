@@ -20,7 +20,7 @@ LEASE_S = 2.0
 NOTES = Path(__file__).with_name("cluster_functions.py").read_text().partition("def timed(")[0]
 COMMON = (
     NOTES.replace('App("cluster")', 'App("deploy")')
-    + '''
+    + """
 
 ONCE = RetryPolicy(retries=5, base_s=0.01, max_s=0.05)
 
@@ -54,9 +54,9 @@ def add(a: int, b: int) -> int:
 def total(chunk: Chunk) -> int:
     time.sleep(0.01)
     return sum(item for item in chunk.records())
-'''
+"""
 )
-OLD = '''
+OLD = """
 
 @app.function(retries=ONCE)
 def changed(folder: str, n: int, context: Context, seconds: float = 0.0) -> list[Any]:
@@ -68,8 +68,8 @@ def changed(folder: str, n: int, context: Context, seconds: float = 0.0) -> list
 def removed(folder: str, n: int, context: Context, seconds: float = 0.0) -> int:
     ran(folder, seconds, context)
     return -n
-'''
-NEW = '''
+"""
+NEW = """
 
 @app.function(retries=ONCE)
 def changed(folder: str, n: int, context: Context, seconds: float = 0.0) -> list[Any]:
@@ -81,7 +81,7 @@ def changed(folder: str, n: int, context: Context, seconds: float = 0.0) -> list
 def added(folder: str, n: int, context: Context, seconds: float = 0.0) -> int:
     ran(folder, seconds, context)
     return n + 1
-'''
+"""
 
 Make = Callable[..., Serving]
 
