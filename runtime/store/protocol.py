@@ -224,9 +224,7 @@ class InvocationStore(Protocol):
     async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
         """Which version each node served, the newest first, begun at `before` or earlier."""
 
-    async def expire(
-        self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
-    ) -> Removed:
+    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
         """Remove up to `limit` ended invocations: succeeded and cancelled ones that ended before
         `succeeded_before` or are beyond the newest `keep`, dead ones that ended before `dead_before`; with
         jobs that ended before `dead_before` and their invocations. An unended job's invocations stay. There

@@ -250,9 +250,7 @@ class PostgresStore:
     async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
         return await self._readers.ask(lambda db: reads.deployments(db, before, limit))
 
-    async def expire(
-        self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
-    ) -> Removed:
+    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
         system = f"s3://{SYSTEM_BUCKET}/"
         return await self._writer.call(
             lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
