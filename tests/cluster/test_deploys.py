@@ -1,4 +1,4 @@
-"""Deploys: an old and a new node overlap on one database, with different code, and nothing is lost or doubled."""
+"""Deploys: an old and a new node overlap on one database, with different code; nothing is lost or doubled."""
 
 import contextlib
 import signal
