@@ -103,7 +103,9 @@ def stopped(node: Serving) -> bool:
 # ---- it comes back at once ----
 
 
-@pytest.mark.parametrize("crash", [False, True], ids=["restart", "crash"])
+@pytest.mark.parametrize(
+    "crash", [pytest.param(False, marks=pytest.mark.slow), True], ids=["restart", "crash"]
+)
 def test_restarts_of_the_database_in_mid_flight_lose_and_double_nothing(
     postgres_url: str, postgres_server: PostgresServer, tmp_path: Path, crash: bool
 ) -> None:
@@ -127,12 +129,15 @@ def test_restarts_of_the_database_in_mid_flight_lose_and_double_nothing(
 # ---- while a node recovers ----
 
 
-@pytest.mark.parametrize("point", ["commit.before", "commit.after", "claim"])
+@pytest.mark.parametrize(
+    "point", [pytest.param("commit.before", marks=pytest.mark.slow), "commit.after",
+              pytest.param("claim", marks=pytest.mark.slow)]
+)  # fmt: skip
 def test_a_crash_of_the_database_while_a_restarted_node_recovers_loses_nothing(
     postgres_url: str, postgres_server: PostgresServer, tmp_path: Path, point: str
 ) -> None:
-    """The node is killed in mid-flight; its successor stands still at a named point of its recovery, and there
-    the database crashes as well.
+    """The node is killed in mid-flight; its successor stands still at a named point of its recovery, and
+    there the database crashes as well.
     """
     flags = ("--store", postgres_url)
     env = {"HEADRACE_NODE_LEASE_S": str(LEASE_S)}

@@ -201,6 +201,7 @@ def test_a_node_that_is_told_to_end_hands_over_a_thousand_invocations_and_a_job(
     assert books["deploy.total"]["accepted"] == books["deploy.total"]["succeeded"] == len(parts)
 
 
+@pytest.mark.slow
 def test_a_rolling_deploy_under_load_refuses_nobody_who_asks_the_other_node(
     postgres_url: str, tmp_path: Path, release: Make
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import psycopg
+import pytest
 from test_several_nodes import ends, nodes, put, runs_of
 
 from tests.serving import Serving, wait_until
@@ -75,6 +76,7 @@ def test_what_a_suspended_node_brings_after_its_lease_is_refused_and_counted_now
         stopped.check_books()
 
 
+@pytest.mark.slow
 def test_a_suspended_node_that_was_never_missed_goes_on_as_if_nothing_had_been(
     postgres_url: str, tmp_path: Path
 ) -> None:

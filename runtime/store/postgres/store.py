@@ -6,6 +6,7 @@ is unclaimed by rows, and hears of the others' work by notifications. psycopg is
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
@@ -42,6 +43,9 @@ from headrace.runtime.store.protocol import (
 from headrace.runtime.store.version import SCHEMA
 
 _OLDEST_SERVER = 130_000
+_PAUSE_S = 0.2
+_STARTING = ("starting up", "not yet accepting connections", "in recovery mode")
+"""What a server says that is about to answer: PostgreSQL's texts of code 57P03 (cannot_connect_now)."""
 _MAKING = 0x6865_6164_7261_6365  # of the lock that nodes take which find the database empty at once
 
 
@@ -324,10 +328,7 @@ class PostgresStore:
 
     def _open(self) -> PostgresDatabase:
         """Connect, check, and make the tables where there are none; on a thread, since each step waits."""
-        try:
-            db = PostgresDatabase.connect(self._url, name="headrace writer")
-        except psycopg.Error as error:
-            raise self._unreachable(error) from None  # its text and its cause may quote the address
+        db = self._connected()
         try:
             self._ready(db)
             db.make_mark()
@@ -337,6 +338,18 @@ class PostgresStore:
                 raise fault(error, self.where) from error
             raise
         return db
+
+    def _connected(self) -> PostgresDatabase:
+        """The first connection. A server that is just starting, or recovers from a crash, is waited for."""
+        began = self._clock.monotonic()
+        while True:
+            try:
+                return PostgresDatabase.connect(self._url, name="headrace writer")
+            except psycopg.Error as error:
+                late = self._clock.monotonic() - began >= self._patience_s
+                if late or not any(words in str(error) for words in _STARTING):
+                    raise self._unreachable(error) from None  # its text and cause may quote the address
+            threading.Event().wait(_PAUSE_S)
 
     def _unreachable(self, error: psycopg.Error) -> Exception:
         if isinstance(error, errors.InvalidCatalogName):
@@ -348,6 +361,8 @@ class PostgresStore:
             return StoreUnavailable(f"{self.where}: there is no such database; make it with createdb")
         if "translate host name" in text or "resolve host" in text:
             return StoreUnavailable(f"{self.where}: there is no host of that name")
+        if any(words in text for words in _STARTING):
+            return StoreUnavailable(f"{self.where}: the server is starting, and not ready yet")
         if "refused" in text or "no such file" in text:
             return StoreUnavailable(f"{self.where}: no PostgreSQL server answers there")
         return StoreUnavailable(f"{self.where}: {type(error).__name__}, no connection to the database")
