@@ -179,12 +179,11 @@ def test_a_node_that_is_told_to_end_hands_over_a_thousand_invocations_and_a_job(
 ) -> None:
     old, new = release("old", OLD, store=postgres_url), release("new", NEW, store=postgres_url)
     old.start()
-    job = old.client.submit_job("deploy.total", list(range(300)))
-    ids = put(old.client, "deploy.kept", batch(tmp_path, 1000, 0.004))
-    wait_until(lambda: len(runs_of(tmp_path)) >= 50, "50 runs on the old node")
     new.start()
-    wait_until(lambda: {str(new.pid)} & {run.node for run in runs_of(tmp_path)}, "a run on the new node")
     by_old = str(old.pid)
+    job = old.client.submit_job("deploy.total", list(range(300)))
+    ids = put(old.client, "deploy.kept", batch(tmp_path, 1000, 0.015))
+    wait_until(lambda: by_old in {run.node for run in runs_of(tmp_path)}, "a run on the old node")
     old.signal(signal.SIGTERM)
     assert old.wait_ended() == 0
 
