@@ -855,15 +855,22 @@ class Dispatcher:
         themselves; it is not counted. Raises what the store does; then a part was cancelled.
         """
         matching = Matching(function, tag, self._ids.next())
-        if self._store.shared:
-            await self._store.tell(f"{CANCEL_WORD}:{matching.text}")
-        return await self._cancel_all(matching)
+        if not self._store.shared:
+            return await self._cancel_all(matching)
+        await self._store.tell(f"{CANCEL_WORD}:{matching.text}")
+        counted = await self._cancel_all(matching)
+        # What they gave back while this node read past it.
+        await self._store.tell(f"{CANCEL_WORD}:{matching.final.text}")
+        return counted
 
     def cancel_heard(self, text: str) -> None:
-        """Another node cancels what matches: so does this one with what it holds."""
-        self._spawn(self._cancel_all(Matching.of_text(text)))
+        """Another node cancels what matches: so does this one with what it holds. What nobody has claimed is
+        that node's to end and to count, until it has been through.
+        """
+        matching = Matching.of_text(text)
+        self._spawn(self._cancel_all(matching, stored=matching.last))
 
-    async def _cancel_all(self, matching: Matching) -> tuple[int, int]:
+    async def _cancel_all(self, matching: Matching, *, stored: bool = True) -> tuple[int, int]:
         self._cancelling.append(matching)
         cancelled = stopping = 0
         try:
@@ -873,7 +880,8 @@ class Dispatcher:
                     await asyncio.wait(loading)
                 found = await self._cancel_ready_matching(matching)
                 stopping += self._stop_matching(matching)
-                found += await self._cancel_stored(matching)
+                if stored:
+                    found += await self._cancel_stored(matching)
                 cancelled += found
                 begun = self._stop_matching(matching)
                 stopping += begun
