@@ -12,9 +12,10 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 
 from headrace.runtime.clock import Clock, SystemClock
-from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.errors import DataDamaged, DataTooNew, InvalidSettings, StoreUnavailable
 from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
@@ -317,30 +318,22 @@ class PostgresStore:
         try:
             db = PostgresDatabase.connect(self._url, name="headrace writer")
         except psycopg.Error as error:
-            raise self._unreachable(error) from None  # its text and its cause may quote the address
+            raise unreachable(error, self._url) from None  # its text and its cause may quote the address
         try:
             self._ready(db)
             db.make_mark()
         except BaseException as error:
             db.close()
+            if isinstance(error, errors.InsufficientPrivilege):
+                raise InvalidSettings(
+                    f"{self.where}: its user may not make or use the tables there"
+                    f" ({error.diag.message_primary})",
+                    "Make it the database's owner, or: GRANT USAGE, CREATE ON SCHEMA public TO the user.",
+                ) from error
             if isinstance(error, psycopg.Error):
                 raise fault(error, self.where) from error
             raise
         return db
-
-    def _unreachable(self, error: psycopg.Error) -> Exception:
-        if isinstance(error, errors.InvalidCatalogName):
-            return StoreUnavailable(f"{self.where}: there is no such database")
-        text = str(error).lower()
-        if "password" in text or "authentication" in text:
-            return StoreUnavailable(f"{self.where}: the server refuses this user and password")
-        if "does not exist" in text and "database" in text:
-            return StoreUnavailable(f"{self.where}: there is no such database; make it with createdb")
-        if "translate host name" in text or "resolve host" in text:
-            return StoreUnavailable(f"{self.where}: there is no host of that name")
-        if "refused" in text or "no such file" in text:
-            return StoreUnavailable(f"{self.where}: no PostgreSQL server answers there")
-        return StoreUnavailable(f"{self.where}: {type(error).__name__}, no connection to the database")
 
     def _ready(self, db: PostgresDatabase) -> None:
         if db.raw.info.server_version < _OLDEST_SERVER:
@@ -370,6 +363,32 @@ class PostgresStore:
         schema, min_reader = int(facts["schema"]), int(facts["min_reader"])
         if min_reader > SCHEMA:
             raise DataTooNew(self.where, schema, SCHEMA)
+
+
+def unreachable(error: psycopg.Error, url: str) -> StoreUnavailable:
+    """What a failed connection to `url` means, without what its text may quote of the address."""
+    where = shown(url)
+    if isinstance(error, errors.InvalidCatalogName):
+        return StoreUnavailable(f"{where}: there is no such database")
+    text = str(error).lower()
+    if "password" in text or "authentication" in text:
+        return StoreUnavailable(f"{where}: the server refuses this user and password")
+    if "does not exist" in text and "database" in text:
+        return StoreUnavailable(f"{where}: there is no such database; make it with createdb")
+    if "translate host name" in text or "resolve host" in text:
+        return StoreUnavailable(f"{where}: there is no host of that name")
+    if "refused" in text or "no such file" in text:
+        return StoreUnavailable(f"{where}: no PostgreSQL server answers there")
+    said = str(error).strip().partition("\n")[0].rpartition("failed: ")[2]
+    if "://" in said or any(secret in said for secret in _secrets(url)):
+        said = type(error).__name__
+    return StoreUnavailable(f"{where}: no connection to the database: {said}")
+
+
+def _secrets(url: str) -> list[str]:
+    """The passwords of an address that can be read."""
+    known = conninfo_to_dict(url)
+    return [str(known[name]) for name in ("password", "sslpassword") if known.get(name)]
 
 
 def _nothing(_: object) -> bool:
