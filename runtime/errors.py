@@ -256,12 +256,16 @@ class IdempotencyMismatch(Conflict):
 
 
 class InProgress(Conflict):
-    """The first call of an idempotency key has not ended: (invocation id)."""
+    """An accepted call has not ended in time: (invocation id, whether it is an earlier one with the same
+    idempotency key).
+    """
 
     code = "in_progress"
     hint = "Ask for the invocation by its id, or call again later."
 
     def __str__(self) -> str:
+        if len(self.args) > 1 and not self.args[1]:
+            return f"invocation {self.args[0]} is accepted and has not ended yet"
         return f"invocation {self.args[0]} with the same idempotency key has not ended"
 
 
@@ -390,7 +394,10 @@ class ReadOnlyStorage(Retryable):
     """A place cannot be written: (path)."""
 
     code = "read_only_storage"
-    hint = "Check the folder's owner and mode, and that the disk is not mounted read-only."
+    hint = (
+        "Check the folder's owner and mode, and that the disk is not mounted read-only; of a database, what"
+        " its user may do there."
+    )
 
     def __str__(self) -> str:
         return f"{self.args[0]} cannot be written"

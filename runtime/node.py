@@ -115,6 +115,7 @@ class Node:
         self._served: asyncio.Task[None] | None = None
         self._logs_dirty = False
         self._announced = False
+        self._joined = False
         self._begun_at = self.clock.now()
         self._chance = random.Random(secrets.randbits(64))
         self._unready: str | None = "starting"
@@ -158,6 +159,7 @@ class Node:
         if not store.shared:
             self._go_on_from(await store.latest())
         self.ids = Ids(self.clock.now, node=await membership.join())
+        self._joined = True
         tokens = self._tokens()
         if listener is not None:
             host, port = listener.getsockname()[:2]
@@ -268,7 +270,8 @@ class Node:
             if self._lease is not None:  # kept until here, so that nobody takes what runs while it drains
                 self._lease.cancel()
                 await asyncio.gather(self._lease, return_exceptions=True)
-            await self._leave()
+            if self._joined:
+                await self._leave()
             await self._store.stop()
             self._store = None
         if self._holder is not None:

@@ -188,6 +188,7 @@ class Membership:
 
     async def follow_ends(self, dispatcher: Dispatcher) -> None:
         """Tell those who wait here of invocations that other nodes have ended, until cancelled."""
+        failed = False  # said once, not at each of many questions
         while True:
             await self._clock.sleep(ENDED_S)
             if dispatcher.alone or not (ids := dispatcher.watched(ENDED_MAX)):
@@ -195,5 +196,8 @@ class Membership:
             try:
                 for record in await self._store.ended(ids):
                     dispatcher.tell_ended(record)
+                failed = False
             except HeadraceError as error:
-                self._on_error("ends could not be read; trying again", {"error": str(error)})
+                if not failed:
+                    self._on_error("ends could not be read; trying again", {"error": str(error)})
+                failed = True
