@@ -550,8 +550,8 @@ class DataDamaged(Unusable):
 
     code = "data_damaged"
     hint = (
-        "Stop the node, and restore the file and the files beside it from a backup, or save what can be read"
-        " with `sqlite3 FILE .recover`. Nothing was changed since it was found."
+        "Stop the node, and restore the database from a backup; of a SQLite file with the files beside it, or"
+        " save what can be read with `sqlite3 FILE .recover`. Nothing was changed since it was found."
     )
 
     def __str__(self) -> str:

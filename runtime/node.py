@@ -578,7 +578,11 @@ class Node:
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
 
     def _why_unready(self) -> str | None:
-        return self._unready or (self._store.problem() if self._store is not None else None)
+        if self._unready or self._store is None:
+            return self._unready
+        if self._membership.fenced:
+            return "without its lease, since the database has not answered in time,"
+        return self._store.problem()
 
     def _health(self) -> dict[str, Any]:
         running, ready, calls = self.dispatcher.counts()

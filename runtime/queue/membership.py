@@ -57,6 +57,11 @@ class Membership:
         self._heard = asyncio.Event()
         self.id = new_id()
 
+    @property
+    def fenced(self) -> bool:
+        """Whether the lease has run out: nothing begins here until it is renewed."""
+        return self._fenced
+
     async def join(self) -> int:
         """Begin the lease; the node's number."""
         began = self._clock.monotonic()

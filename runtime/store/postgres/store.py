@@ -15,7 +15,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from headrace.runtime.clock import Clock, SystemClock
-from headrace.runtime.errors import DataDamaged, DataTooNew, InvalidSettings, StoreUnavailable
+from headrace.runtime.errors import DataTooNew, InvalidSettings, StoreUnavailable
 from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
@@ -354,12 +354,12 @@ class PostgresStore:
                 db.raw.execute(fresh)
                 return
         if not {"meta", "invocation", "alembic_version"} <= tables:
-            raise DataDamaged(self.where, "it holds tables, but none of Headrace's")
+            raise _foreign(self.where)
         facts: dict[str, str] = {}
         with contextlib.suppress(psycopg.ProgrammingError):  # another program's table of that name
             facts = dict(db.raw.execute("SELECT key, value FROM meta").fetchall())
         if "schema" not in facts or "min_reader" not in facts:
-            raise DataDamaged(self.where, "it holds tables, but none of Headrace's")
+            raise _foreign(self.where)
         schema, min_reader = int(facts["schema"]), int(facts["min_reader"])
         if min_reader > SCHEMA:
             raise DataTooNew(self.where, schema, SCHEMA)
@@ -383,6 +383,13 @@ def unreachable(error: psycopg.Error, url: str) -> StoreUnavailable:
     if "://" in said or any(secret in said for secret in _secrets(url)):
         said = type(error).__name__
     return StoreUnavailable(f"{where}: no connection to the database: {said}")
+
+
+def _foreign(where: str) -> InvalidSettings:
+    return InvalidSettings(
+        f"{where} holds tables of another program, and none of Headrace's",
+        "Give Headrace a database of its own: createdb headrace.",
+    )
 
 
 def _secrets(url: str) -> list[str]:
