@@ -185,7 +185,6 @@ class Node:
             on_output=self._on_output,
             on_error=self._report,
             sync_wait_s=settings.sync_wait_s,
-            spare=2 * settings.workers,
         )
         self.coordinator = Coordinator(
             store,
@@ -196,7 +195,7 @@ class Node:
             in_thread=self.in_thread,
             on_error=self._report,
         )
-        self.dispatcher.jobs = self.coordinator
+        self.dispatcher.ends.jobs = self.coordinator
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
         self._build_api(tokens)
@@ -328,7 +327,7 @@ class Node:
             self.dispatcher.dispatch()
 
     def _progress(self, token: int, progress: dict[str, Any]) -> None:
-        self.dispatcher.progress(token, progress)
+        self.dispatcher.attempts.progress(token, progress)
 
     def _use(self, pool: LocalPool) -> None:
         """Serve the pool's functions from now on."""

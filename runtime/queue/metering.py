@@ -51,6 +51,10 @@ class Ready(Protocol):
     """The window, as far as metering needs it."""
 
     open: bool
+    alone: bool
+
+    def ahead(self) -> int:
+        """Claims that may be held while there are other nodes."""
 
     def flow(self, name: str, function: str) -> Flow:
         """The flow that claims of that name are held in."""
@@ -213,7 +217,8 @@ class Metering:
             return
         wanting = meter.wanting
         if wanting and not meter.blocked:
-            room = max(READY, gate.running) - meter.asked - sum(flow.held for flow in gate.flows.values())
+            ready = max(READY, gate.running) if self._window.alone else self._window.ahead()
+            room = ready - meter.asked - sum(flow.held for flow in gate.flows.values())
             while room > 0 and wanting:
                 name = next(iter(wanting))
                 del wanting[name]
