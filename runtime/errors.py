@@ -323,7 +323,8 @@ class LoadFailed(Invalid):
     hint = "Mend the file; the rest is served meanwhile."
 
     def __str__(self) -> str:
-        return f"{self.args[0]}:{self.args[1]}: {self.args[2]}"
+        line = f":{self.args[1]}" if self.args[1] else ""  # a path as a whole has no line
+        return f"{self.args[0]}{line}: {self.args[2]}"
 
 
 # ---- try again ----
