@@ -29,11 +29,12 @@ from headrace.runtime.errors import HeadraceError, LoadFailed, NodeStopping, Pay
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Applied, Put
-from headrace.runtime.node import Node, configure_log, function_defaults
+from headrace.runtime.node import Node
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.watchers import Ended
-from headrace.runtime.settings import Settings
+from headrace.runtime.serve import configure_log
+from headrace.runtime.settings import Settings, function_defaults
 
 T = TypeVar("T")
 

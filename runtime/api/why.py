@@ -348,9 +348,9 @@ def _limits(facts: FunctionFacts) -> list[Hold]:
 
 def _rate(per_second: float) -> str:
     """A rate in the unit in which it is at least one."""
-    for seconds, unit in ((1, "second"), (60, "minute"), (3600, "hour")):
+    for seconds, unit in ((1, "a second"), (60, "a minute"), (3600, "an hour")):
         if per_second * seconds >= 1 - 1e-9:
-            return f"{per_second * seconds:,.6g} in a {unit}"
+            return f"{per_second * seconds:,.6g} {unit}"
     return f"one every {_duration(1 / per_second)}"
 
 

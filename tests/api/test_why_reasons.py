@@ -294,7 +294,7 @@ def test_a_job_says_how_many_chunks_it_waits_for_and_what_holds_the_next() -> No
 def test_a_job_that_is_cut_or_reduced_says_so() -> None:
     assert by(why_job(JobFacts(job=job("planning"), counts={}))) == ["planning"]
     counts = {0: JobCounts(succeeded=4), 1: JobCounts(waiting=1)}
-    assert "1 steps of the reduce" in why_job(JobFacts(job=job("reducing"), counts=counts)).summary
+    assert "1 step of the reduce" in why_job(JobFacts(job=job("reducing"), counts=counts)).summary
 
 
 def test_a_failed_job_names_the_chunk_that_failed_it() -> None:
