@@ -216,8 +216,10 @@ def _postgres(settings: Settings) -> Iterator[Check]:
         return  # what is missing has been said with the versions
     import psycopg
 
+    from headrace.runtime.clock import SystemClock
+
     try:
-        found = checkup(settings.store)
+        found = checkup(settings.store, clock=SystemClock())
     except HeadraceError as error:
         hint = (
             error.hint or "Start the server, or mend the address: HEADRACE_STORE, or store in headrace.toml."

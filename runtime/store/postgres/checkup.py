@@ -4,12 +4,12 @@ Imports the floor and its own room.
 """
 
 import contextlib
-import time
 from dataclasses import dataclass
 from statistics import median
 
 import psycopg
 
+from headrace.runtime.clock import Clock
 from headrace.runtime.store.postgres.connection import PostgresDatabase, shown
 from headrace.runtime.store.postgres.store import unreachable
 
@@ -40,19 +40,19 @@ class Checkup:
     free: int
 
 
-def checkup(url: str) -> Checkup:
-    """Ask the server at `url`. Raises StoreUnavailable or InvalidSettings when it cannot be asked, and
-    psycopg.Error when it does not answer a question.
+def checkup(url: str, *, clock: Clock) -> Checkup:
+    """Ask the server at `url`; `clock` measures commits. Raises StoreUnavailable or InvalidSettings when it
+    cannot be asked, and psycopg.Error when it does not answer a question.
     """
     try:
         db = PostgresDatabase.connect(url, name="headrace doctor")
     except psycopg.Error as error:
         raise unreachable(error, url) from None  # its text and its cause may quote the address
     with contextlib.closing(db):
-        return _asked(db, shown(url))
+        return _asked(db, shown(url), clock)
 
 
-def _asked(db: PostgresDatabase, where: str) -> Checkup:
+def _asked(db: PostgresDatabase, where: str, clock: Clock) -> Checkup:
     # The session that asks has set some of them for itself: what it was given is what others get.
     settings: dict[str, str] = dict(
         db.raw.execute(
@@ -75,18 +75,18 @@ def _asked(db: PostgresDatabase, where: str) -> Checkup:
             schema = int(row[0]) if row is not None else 0
     return Checkup(
         where=where, version=version, schema=schema, others=0 if schema else tables, may_create=may_create,
-        commit_s=_commit_s(db), settings=settings, free=free,
+        commit_s=_commit_s(db, clock), settings=settings, free=free,
     )  # fmt: skip
 
 
-def _commit_s(db: PostgresDatabase) -> float | None:
+def _commit_s(db: PostgresDatabase, clock: Clock) -> float | None:
     """The median of a few commits, each of which writes a message to the server's journal and to no table."""
     times = []
     try:
         for _ in range(_COMMITS):
-            began = time.perf_counter()
+            began = clock.monotonic()
             db.raw.execute("SELECT pg_logical_emit_message(true, 'headrace', '')")
-            times.append(time.perf_counter() - began)
+            times.append(clock.monotonic() - began)
     except psycopg.Error:
         return None  # a server that may only be read, or a user who may not
     return median(times)
