@@ -27,7 +27,15 @@ from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import Database, SqliteDatabase
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.longread import LongReader
-from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
+from headrace.runtime.store.protocol import (
+    Closure,
+    Counters,
+    Deployment,
+    Done,
+    Gather,
+    LedgerRow,
+    ScheduleState,
+)
 from headrace.runtime.store.readers import Readers
 from headrace.runtime.store.version import SCHEMA
 from headrace.runtime.store.writer import Writer, fault
@@ -150,6 +158,9 @@ class SqliteStore:
         on_disk: Callable[[], None] | None = None,
     ) -> None:
         self._writer.submit(writes, done, now, on_disk)
+
+    def submit_later(self, gather: Gather) -> None:
+        self._writer.submit_later(gather)
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
         future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()

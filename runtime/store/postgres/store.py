@@ -29,7 +29,15 @@ from headrace.runtime.store.postgres.listener import Listener
 from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import Readers
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
-from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
+from headrace.runtime.store.protocol import (
+    Closure,
+    Counters,
+    Deployment,
+    Done,
+    Gather,
+    LedgerRow,
+    ScheduleState,
+)
 from headrace.runtime.store.version import SCHEMA
 
 _OLDEST_SERVER = 130_000
@@ -124,6 +132,9 @@ class PostgresStore:
         on_disk: Callable[[], None] | None = None,
     ) -> None:
         self._writer.submit(writes, done, now, on_disk)
+
+    def submit_later(self, gather: Gather) -> None:
+        self._writer.submit_later(gather)
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
         future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()
