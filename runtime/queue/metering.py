@@ -13,6 +13,7 @@ import msgspec
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.fault import reach
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import (
     KEY_MARK,
@@ -261,6 +262,8 @@ class Metering:
             claims = await self._store.claim(
                 self.node, flow=name, limit=portion, now=now, function=gate.name, limits=limits
             )
+            if claims:
+                reach("claim")
             shut = gate.paused or gate.closed or flow.closed or window.closed_until(key_of(name)) is not None
             if shut or not window.open or (claims and claims[0].node != self.node):
                 await self._store.release(claims)

@@ -187,6 +187,8 @@ async def test_stopping_records_what_was_submitted(tmp_path: Path) -> None:
     await store.start()
     assert (await store.counters())["app.f"].waiting == 500
     await store.stop()
+    with pytest.raises(StoreUnavailable):
+        store.submit_later(lambda: None)
 
 
 # ---- restarts and crashes ----

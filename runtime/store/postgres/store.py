@@ -6,15 +6,17 @@ is unclaimed by rows, and hears of the others' work by notifications. psycopg is
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 
 from headrace.runtime.clock import Clock, SystemClock
-from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.errors import DataTooNew, InvalidSettings, StoreUnavailable
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
 from headrace.runtime.objects.key import SYSTEM_BUCKET
@@ -25,12 +27,16 @@ from headrace.runtime.store.postgres.fault import fault
 from headrace.runtime.store.postgres.listener import Listener
 from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import Readers
+from headrace.runtime.store.postgres.transaction import words_of
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
 from headrace.runtime.store.protocol import Removed
 from headrace.runtime.store.questions import Questions
 from headrace.runtime.store.version import SCHEMA
 
 _OLDEST_SERVER = 130_000
+_PAUSE_S = 0.2
+_STARTING = ("starting up", "not yet accepting connections", "in recovery mode")
+"""What a server says that is about to answer: PostgreSQL's texts of code 57P03 (cannot_connect_now)."""
 _MAKING = 0x6865_6164_7261_6365  # of the lock that nodes take which find the database empty at once
 
 
@@ -163,9 +169,12 @@ class PostgresStore(Questions):
         await self._writer.call(lambda db: claims.leave(db, node))
 
     async def release_expired(self, *, now: float) -> list[Claim]:
-        _, taken = await self._writer.call(
-            lambda db: claims.release_expired(db, now), changed=lambda answer: answer[0]
+        names, taken = await self._writer.call(
+            lambda db: claims.release_expired(db, now), changed=lambda answer: bool(answer[0])
         )
+        if self._hear is not None:  # what this node says itself does not come back to it
+            for word in words_of(names):
+                self._hear(word)
         lost, self._lost = self._lost, []
         return lost + taken
 
@@ -193,33 +202,34 @@ class PostgresStore(Questions):
 
     def _open(self) -> PostgresDatabase:
         """Connect, check, and make the tables where there are none; on a thread, since each step waits."""
-        try:
-            db = PostgresDatabase.connect(self._url, name="headrace writer")
-        except psycopg.Error as error:
-            raise self._unreachable(error) from None  # its text and its cause may quote the address
+        db = self._connected()
         try:
             self._ready(db)
             db.make_mark()
         except BaseException as error:
             db.close()
+            if isinstance(error, errors.InsufficientPrivilege):
+                raise InvalidSettings(
+                    f"{self.where}: its user may not make or use the tables there"
+                    f" ({error.diag.message_primary})",
+                    "Make it the database's owner, or: GRANT USAGE, CREATE ON SCHEMA public TO the user.",
+                ) from error
             if isinstance(error, psycopg.Error):
                 raise fault(error, self.where) from error
             raise
         return db
 
-    def _unreachable(self, error: psycopg.Error) -> Exception:
-        if isinstance(error, errors.InvalidCatalogName):
-            return StoreUnavailable(f"{self.where}: there is no such database")
-        text = str(error).lower()
-        if "password" in text or "authentication" in text:
-            return StoreUnavailable(f"{self.where}: the server refuses this user and password")
-        if "does not exist" in text and "database" in text:
-            return StoreUnavailable(f"{self.where}: there is no such database; make it with createdb")
-        if "translate host name" in text or "resolve host" in text:
-            return StoreUnavailable(f"{self.where}: there is no host of that name")
-        if "refused" in text or "no such file" in text:
-            return StoreUnavailable(f"{self.where}: no PostgreSQL server answers there")
-        return StoreUnavailable(f"{self.where}: {type(error).__name__}, no connection to the database")
+    def _connected(self) -> PostgresDatabase:
+        """The first connection. A server that is just starting, or recovers from a crash, is waited for."""
+        began = self._clock.monotonic()
+        while True:
+            try:
+                return PostgresDatabase.connect(self._url, name="headrace writer")
+            except psycopg.Error as error:
+                late = self._clock.monotonic() - began >= self._patience_s
+                if late or not any(words in str(error) for words in _STARTING):
+                    raise unreachable(error, self._url) from None  # its text and cause may quote the address
+            threading.Event().wait(_PAUSE_S)
 
     def _ready(self, db: PostgresDatabase) -> None:
         if db.raw.info.server_version < _OLDEST_SERVER:
@@ -240,15 +250,50 @@ class PostgresStore(Questions):
                 db.raw.execute(fresh)
                 return
         if not {"meta", "invocation", "alembic_version"} <= tables:
-            raise DataDamaged(self.where, "it holds tables, but none of Headrace's")
+            raise _foreign(self.where)
         facts: dict[str, str] = {}
         with contextlib.suppress(psycopg.ProgrammingError):  # another program's table of that name
             facts = dict(db.raw.execute("SELECT key, value FROM meta").fetchall())
         if "schema" not in facts or "min_reader" not in facts:
-            raise DataDamaged(self.where, "it holds tables, but none of Headrace's")
+            raise _foreign(self.where)
         schema, min_reader = int(facts["schema"]), int(facts["min_reader"])
         if min_reader > SCHEMA:
             raise DataTooNew(self.where, schema, SCHEMA)
+
+
+def unreachable(error: psycopg.Error, url: str) -> StoreUnavailable:
+    """What a failed connection to `url` means, without what its text may quote of the address."""
+    where = shown(url)
+    if isinstance(error, errors.InvalidCatalogName):
+        return StoreUnavailable(f"{where}: there is no such database")
+    text = str(error).lower()
+    if "password" in text or "authentication" in text:
+        return StoreUnavailable(f"{where}: the server refuses this user and password")
+    if "does not exist" in text and "database" in text:
+        return StoreUnavailable(f"{where}: there is no such database; make it with createdb")
+    if "translate host name" in text or "resolve host" in text:
+        return StoreUnavailable(f"{where}: there is no host of that name")
+    if any(words in text for words in _STARTING):
+        return StoreUnavailable(f"{where}: the server is starting, and not ready yet")
+    if "refused" in text or "no such file" in text:
+        return StoreUnavailable(f"{where}: no PostgreSQL server answers there")
+    said = str(error).strip().partition("\n")[0].rpartition("failed: ")[2]
+    if "://" in said or any(secret in said for secret in _secrets(url)):
+        said = type(error).__name__
+    return StoreUnavailable(f"{where}: no connection to the database: {said}")
+
+
+def _foreign(where: str) -> InvalidSettings:
+    return InvalidSettings(
+        f"{where} holds tables of another program, and none of Headrace's",
+        "Give Headrace a database of its own: createdb headrace.",
+    )
+
+
+def _secrets(url: str) -> list[str]:
+    """The passwords of an address that can be read."""
+    known = conninfo_to_dict(url)
+    return [str(known[name]) for name in ("password", "sslpassword") if known.get(name)]
 
 
 def _nothing(_: object) -> bool:
