@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
@@ -32,6 +33,7 @@ from headrace.runtime.model.write import Applied, Put
 from headrace.runtime.node import Node
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.queue.dispatcher import Puts
 from headrace.runtime.queue.watchers import Ended
 from headrace.runtime.serve import configure_log
 from headrace.runtime.settings import Settings, function_defaults
@@ -155,7 +157,9 @@ class NodeBackend:
         self._inbox: deque[tuple[str, bytes, SubmitOptions, InvocationFuture]] = deque()
         self._awake = False
         self._futures: dict[int, InvocationFuture] = {}
-        """The futures of what was accepted here, by number, until it ends; touched on the loop only."""
+        """The futures of what was accepted here, by number, until it ends."""
+        self._sweeping = threading.Lock()
+        """Held while futures are added to those, on the store's thread, or looked through, on the loop's."""
         self._kept: dict[int, InvocationFuture] = {}
         """Futures that somebody wants to be called by, though nobody may hold them; by their `id()`."""
         self._sweep_at = SWEEP_MIN
@@ -206,53 +210,65 @@ class NodeBackend:
             return
         inbox.extend(items)
         if not self._awake:
-            self._awake = True
-            self._loop.call_soon_threadsafe(self._take)
+            self._wake()
 
-    def _take(self) -> None:
-        """Accept what was submitted; on the loop's thread."""
+    def _wake(self) -> None:
+        """Have what was submitted taken."""
+        self._awake = True
+        try:
+            self._node.dispatcher.submit_later(self._take)
+        except HeadraceError as error:
+            while self._inbox:
+                self._inbox.popleft()[3].failed(error)
+
+    def _take(self, now: float) -> Puts | None:
+        """Prepare what was submitted, on the store's thread, so that a caller who waits does not wait for the
+        loop as well.
+        """
         self._awake = False
         inbox, dispatcher = self._inbox, self._node.dispatcher
-        now = self._node.clock.now()
         puts: list[Put] = []
         futures: list[InvocationFuture] = []
+        rest: list[Callable[[], object]] = []
         waiting, watch, told = self._futures, dispatcher.watchers.watch, self._tell_future
-        for _ in range(min(len(inbox), TURN_MAX)):
-            name, payload, options, future = inbox.popleft()
-            if not future.sending(self._keep):
-                continue
-            try:
-                if options is PLAIN and len(payload) <= INLINE_PAYLOAD_BYTES:
-                    put = dispatcher.prepare(name, payload, now=now)
-                elif len(payload) > INLINE_PAYLOAD_BYTES or options.idempotency_key is not None:
-                    self._loop.create_task(self._take_alone(name, payload, options, future))
+        with self._sweeping:
+            for _ in range(min(len(inbox), TURN_MAX)):
+                name, payload, options, future = inbox.popleft()
+                if not future.sending(self._keep):
                     continue
-                else:
-                    put = dispatcher.prepare(
-                        name,
-                        payload,
-                        delay_s=options.delay_s,
-                        priority=options.priority,
-                        tags=",".join(options.tags) if options.tags else None,
-                        now=now,
-                        concurrency_key=options.key,
-                    )
-            except HeadraceError as error:
-                future.failed(error)
-                continue
-            puts.append(put)
-            futures.append(future)
-            number = put.invocation.id
-            waiting[number] = future
-            watch(number, told)
+                try:
+                    if options is PLAIN and len(payload) <= INLINE_PAYLOAD_BYTES:
+                        put = dispatcher.prepare(name, payload, now=now)
+                    elif len(payload) > INLINE_PAYLOAD_BYTES or options.idempotency_key is not None:
+                        rest.append(partial(self._alone, name, payload, options, future))
+                        continue
+                    else:
+                        put = dispatcher.prepare(
+                            name,
+                            payload,
+                            delay_s=options.delay_s,
+                            priority=options.priority,
+                            tags=",".join(options.tags) if options.tags else None,
+                            now=now,
+                            concurrency_key=options.key,
+                        )
+                except HeadraceError as error:
+                    rest.append(partial(future.failed, error))
+                    continue
+                puts.append(put)
+                futures.append(future)
+                number = put.invocation.id
+                waiting[number] = future
+                watch(number, told)
+        if rest:
+            self._loop.call_soon_threadsafe(_each, rest)
         if inbox and not self._awake:
-            self._awake = True
-            self._loop.call_soon(self._take)
+            self._wake()
         while self._blocked and len(inbox) < UNSENT_MAX // 2:
             self._blocked -= 1
             self._room.release()
         if not puts:
-            return
+            return None
 
         def done(result: list[Applied] | BaseException) -> None:
             if isinstance(result, BaseException):
@@ -261,14 +277,17 @@ class NodeBackend:
                     waiting.pop(put.invocation.id, None)
                     self._kept.pop(id(future), None)
                     future.failed(result)
+            elif len(waiting) > self._sweep_at:
+                self._sweep()
 
         def on_disk() -> None:
             for put, future in zip(puts, futures, strict=True):
                 future.accepted(put.invocation.id)
 
-        dispatcher.submit(puts, done, now=now, on_disk=on_disk)
-        if len(waiting) > self._sweep_at:
-            self._sweep()
+        return puts, done, on_disk
+
+    def _alone(self, *given: Any) -> None:
+        self._loop.create_task(self._take_alone(*given))
 
     def _keep(self, future: InvocationFuture) -> None:
         self._kept[id(future)] = future
@@ -277,14 +296,15 @@ class NodeBackend:
         """Forget the futures that nobody holds any more, so that a long backlog costs no memory. It is done
         whenever there are twice as many as the last time, so each future pays for a bounded part of it.
         """
-        refs = [(number, weakref.ref(future)) for number, future in self._futures.items()]
-        self._futures.clear()
-        for number, ref in refs:
-            future = ref()
-            if future is not None:
-                self._futures[number] = future
-            else:
-                self._node.dispatcher.watchers.unwatch(number, self._tell_future)
+        with self._sweeping:
+            refs = [(number, weakref.ref(future)) for number, future in self._futures.items()]
+            self._futures.clear()
+            for number, ref in refs:
+                future = ref()
+                if future is not None:
+                    self._futures[number] = future
+                else:
+                    self._node.dispatcher.watchers.unwatch(number, self._tell_future)
         self._sweep_at = max(SWEEP_MIN, 2 * len(self._futures))
 
     async def _take_alone(
@@ -545,6 +565,11 @@ async def _next(answered: _Answered) -> bytes | None:
     async for piece in answered:
         return piece
     return None
+
+
+def _each(calls: Sequence[Callable[[], object]]) -> None:
+    for call in calls:
+        call()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

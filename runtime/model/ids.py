@@ -7,6 +7,7 @@ inserts cheap.
 """
 
 import re
+import threading
 from collections.abc import Callable
 
 BEGIN_MS = 1_704_067_200_000
@@ -16,7 +17,7 @@ _SHOWN = re.compile(r"[0-9a-fA-F]{1,16}")
 
 
 class Ids:
-    """A source of ids for one node.
+    """A source of ids for one node, for any thread.
 
     `now` gives UTC epoch seconds; `node` is the node's number, taken modulo 1,024. When the clock goes back,
     ids go on from the last one, so that they never repeat.
@@ -27,19 +28,20 @@ class Ids:
         self._node = (node & 1023) << 12
         self._tick = 0
         self._count = 0
+        self._lock = threading.Lock()
 
     def next(self, now: float | None = None) -> int:
         """A new id, greater than every earlier one of this source. `now` saves asking for the time again."""
         tick = int((self._now() if now is None else now) * 1000) - BEGIN_MS
-        if tick > self._tick:
-            self._tick, self._count = tick, 0
-        else:
-            self._count += 1
-            if (
-                self._count > 4095
-            ):  # more than 4,096 in a millisecond, or a clock that went back: borrow from the future
-                self._tick, self._count = self._tick + 1, 0
-        return (self._tick << 22) | self._node | self._count
+        with self._lock:
+            if tick > self._tick:
+                self._tick, self._count = tick, 0
+            else:
+                self._count += 1
+                # More than 4,096 in a millisecond, or a clock that went back: borrow from the future.
+                if self._count > 4095:
+                    self._tick, self._count = self._tick + 1, 0
+            return (self._tick << 22) | self._node | self._count
 
 
 def moment_of(id: int) -> float:

@@ -7,6 +7,7 @@ blocks it. What it holds is bounded: a window of claims per flow; everything els
 import asyncio
 import difflib
 import random
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -54,7 +55,7 @@ from headrace.runtime.queue.lane import Flow, FunctionGate
 from headrace.runtime.queue.ports import AttemptPool
 from headrace.runtime.queue.watchers import Watchers
 from headrace.runtime.queue.window import WINDOW, Window
-from headrace.runtime.store.protocol import Closure, QueueStore
+from headrace.runtime.store.protocol import Closure, Item, QueueStore
 
 UNCOMMITTED_MAX = 100_000
 """Invocations handed to the store and not yet durable; beyond it callers are throttled."""
@@ -77,6 +78,10 @@ class DispatcherStore(QueueStore, Protocol):
 
     async def closures(self, *, now: float) -> list[Closure]:
         """The functions and keys that are closed, with moments after `now`."""
+
+
+Puts = tuple[list[Put], Callable[[list[Applied] | BaseException], None], Callable[[], None] | None]
+"""What `Dispatcher.submit` is given: puts, done, on_disk."""
 
 
 class Dispatcher:
@@ -112,6 +117,8 @@ class Dispatcher:
         self._token = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncommitted = 0
+        self._counting = threading.Lock()
+        """Held where what is on its way to the store is counted, which is on two threads."""
         self._accepting = True
         self.attempts = Attempts()
         self.watchers = Watchers()
@@ -342,46 +349,79 @@ class Dispatcher:
         """
         if now is None:
             now = self._clock.now()
+        committed = self._claim(puts, done, now=now, find=self._window.flow, skip=len(before))
+        reach("accept")
+        self._store.submit([*before, *puts] if before else puts, committed, now=now, on_disk=on_disk)
+
+    def submit_later(self, gather: Callable[[float], Puts | None]) -> None:
+        """From any thread: as `submit`, of what `gather` gives when the store is about to record.
+
+        It is handed the time, and called once, on a thread of the store's: `prepare` and `watch` may be used
+        there, each for new invocations. Raises StoreUnavailable when the store is stopped.
+        """
+
+        def later() -> Item | None:
+            now = self._clock.now()
+            found = gather(now)
+            if found is None:
+                return None
+            puts, done, on_disk = found
+            committed = self._claim(puts, done, now=now, find=self._window.known)
+            reach("accept")
+            return puts, committed, now, on_disk
+
+        self._store.submit_later(later)
+
+    def _claim(
+        self,
+        puts: list[Put],
+        done: Callable[[list[Applied] | BaseException], None],
+        *,
+        now: float,
+        find: Callable[[str, str], Flow | None],
+        skip: int = 0,
+    ) -> Callable[[list[Applied] | BaseException], None]:
+        """Claim what is due and has room in the flow that `find` knows; what the store is to call when it has
+        recorded `skip` writes and then `puts`. On any thread.
+        """
         window = self._window
+        name: str | None = None
         flow: Flow | None = None
-        coming: list[tuple[Flow, int]] = []
-        room = claimed = 0
+        claims: dict[Flow, int] = {}
+        room = 0
         for put in puts:
             invocation = put.invocation
-            if flow is None or flow.name != invocation.flow:
-                if flow is not None and claimed:
-                    flow.coming += claimed
-                    coming.append((flow, claimed))
-                    claimed = 0
-                flow = window.flow(invocation.flow, invocation.function)
+            if name != invocation.flow:
+                name = invocation.flow
+                flow = find(name, invocation.function)
+                room = 0 if flow is None else window.room(flow) - claims.get(flow, 0)
+            if flow is not None:
                 flow.learn(len(invocation.payload))
-                room = window.room(flow)
-            if room > 0 and invocation.due_at <= now:
-                put.node = self._node
-                room -= 1
-                claimed += 1
-        if flow is not None and claimed:
-            flow.coming += claimed
-            coming.append((flow, claimed))
-        self._uncommitted += len(puts)
-        skip = len(before)
+                if room > 0 and invocation.due_at <= now:
+                    put.node = self._node
+                    room -= 1
+                    claims[flow] = claims.get(flow, 0) + 1
+        with self._counting:
+            self._uncommitted += len(puts)
+            for found, claimed in claims.items():
+                found.coming += claimed
 
         def committed(result: list[Applied] | BaseException) -> None:
-            self._uncommitted -= len(puts)
-            for flow, claimed in coming:
-                flow.coming -= claimed
+            with self._counting:
+                self._uncommitted -= len(puts)
+                for flow, claimed in claims.items():
+                    flow.coming -= claimed
             if isinstance(result, list):
                 result = result[skip:]
                 self._arrived(puts, result)
-            for flow, _ in coming:
+            for flow in claims:
                 if flow.gate.shut:
                     self._spawn(window.hand_back(window.empty(flow)))
                 elif flow.more:
                     window.refill(flow)
             done(result)
 
-        reach("accept")
-        self._store.submit([*before, *puts] if before else puts, committed, now=now, on_disk=on_disk)
+        return committed
 
     async def accept(self, puts: list[Put], *, before: Sequence[Write] = ()) -> list[Applied]:
         """`submit`, awaited. Raises the refusal when there was one."""
@@ -423,15 +463,16 @@ class Dispatcher:
     def _arrived(self, puts: Sequence[Put], result: Sequence[Applied]) -> None:
         window = self._window
         window.take([applied.claim for applied in result if applied.claim is not None])
+        waiting: dict[tuple[str, str, int], float] = {}
         for put, applied in zip(puts, result, strict=True):
             if applied.claim is None and applied.refused is None and not applied.repeated:
                 invocation = put.invocation
-                window.waits(
-                    invocation.flow,
-                    invocation.function,
-                    priority=invocation.priority,
-                    due_at=invocation.due_at,
-                )
+                name = (invocation.flow, invocation.function, invocation.priority)
+                known = waiting.get(name)
+                if known is None or invocation.due_at < known:
+                    waiting[name] = invocation.due_at
+        for (flow, function, priority), due_at in waiting.items():
+            window.waits(flow, function, priority=priority, due_at=due_at)
         self.dispatch()
 
     # ---- dispatch ----

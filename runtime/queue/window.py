@@ -279,6 +279,10 @@ class Window:
             flow.more = gate.meter is not None
         return flow
 
+    def known(self, name: str, function: str) -> Flow | None:
+        """The flow of that name if there is one; for other threads, which must not make any."""
+        return self.flows.get(name)
+
     def drop(self, flow: Flow) -> None:
         """Forget a flow of which nothing is held."""
         self.flows.pop(flow.name, None)

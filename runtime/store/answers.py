@@ -8,12 +8,17 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headrace.runtime.model.write import Write
-from headrace.runtime.store.protocol import Done
+from headrace.runtime.store.protocol import Done, Gather, Item
 from headrace.runtime.store.recording import Answer
 
-Item = tuple[Sequence[Write], Done, float, Callable[[], None] | None]
-"""What `QueueStore.submit` was given: writes, done, now, on_disk."""
+
+class Later:
+    """What `QueueStore.submit_later` was given."""
+
+    __slots__ = ("gather",)
+
+    def __init__(self, gather: Gather) -> None:
+        self.gather = gather
 
 
 class Answers:
@@ -21,6 +26,14 @@ class Answers:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+
+    def gathered(self, later: Later) -> Item | None:
+        """What is to be recorded now."""
+        try:
+            return later.gather()
+        except Exception as error:  # one caller's mistake must not end the thread
+            self._on_loop(_complain, error)
+            return None
 
     def lists(self, items: Sequence[Item], answers: Sequence[Answer]) -> None:
         """What a transaction answers to each list; those that are on disk learn it on this thread too."""

@@ -17,6 +17,12 @@ from headrace.runtime.model.write import Applied, Write
 
 Done = Callable[[list[Applied] | BaseException], None]
 
+Item = tuple[Sequence[Write], Done, float, Callable[[], None] | None]
+"""What `QueueStore.submit` is given: writes, done, now, on_disk."""
+
+Gather = Callable[[], Item | None]
+"""What is to be recorded now, if anything is."""
+
 
 KEY_GRACE_S = 600.0
 """An idempotency key whose invocation outlasts it stands until that has ended, and up to so long after."""
@@ -110,6 +116,14 @@ class QueueStore(Protocol):
 
         `on_disk` spares a waiting thread one turn of the event loop: it is called before `done`, on a thread
         of the store's own, once all of the list is durable and nothing of it was refused. It must be quick.
+        """
+
+    def submit_later(self, gather: Gather) -> None:
+        """As `submit`, from any thread, of what `gather` gives when the store is about to record.
+
+        It is called once, on a thread of the store's own, after what was submitted before, and must be quick:
+        the store's caller crosses to that thread alone, and all that comes while the disk is busy is one
+        list. Raises StoreUnavailable when the store is stopped.
         """
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:

@@ -14,7 +14,15 @@ from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.store import audit, reads, retention, schedules
-from headrace.runtime.store.protocol import Closure, Counters, Deployment, Done, LedgerRow, ScheduleState
+from headrace.runtime.store.protocol import (
+    Closure,
+    Counters,
+    Deployment,
+    Done,
+    Gather,
+    LedgerRow,
+    ScheduleState,
+)
 
 T = TypeVar("T")
 
@@ -33,6 +41,8 @@ class Told(Protocol):
     def submit(
         self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
     ) -> None: ...
+
+    def submit_later(self, gather: Gather) -> None: ...
 
     async def call(self, run: Callable[[Any], T]) -> T: ...
 
@@ -63,6 +73,9 @@ class Questions(ABC):
         on_disk: Callable[[], None] | None = None,
     ) -> None:
         self._writer.submit(writes, done, now, on_disk)
+
+    def submit_later(self, gather: Gather) -> None:
+        self._writer.submit_later(gather)
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
         future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()

@@ -23,8 +23,8 @@ from headrace.runtime.store.tally import ACCEPTED, Tally, add_to_books
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _ENDED = (_SUCCEEDED, _DEAD, _CANCELLED)
 
-# Rows a statement; each size is one prepared statement, so there are few.
-_SIZES = (1000, 100, 10, 1)
+# Rows a statement; each size is one prepared statement, so there are few, and any number of rows takes few.
+_SIZES = tuple(1 << power for power in range(9, -1, -1))
 
 _PUT = f"INSERT INTO invocation ({INVOCATION}, status) VALUES {{rows}}"
 _SETTLE_PLAIN = (

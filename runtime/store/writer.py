@@ -21,10 +21,10 @@ from headrace.runtime.clock import Clock
 from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
 from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
-from headrace.runtime.store.answers import Answers, Item
+from headrace.runtime.store.answers import Answers, Later
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import SqliteDatabase
-from headrace.runtime.store.protocol import Done
+from headrace.runtime.store.protocol import Done, Gather, Item
 from headrace.runtime.store.recording import Answer, Recording
 from headrace.runtime.store.transaction import Transaction
 
@@ -65,7 +65,7 @@ class Writer:
         self._cold = cold
         self._gather = gather
         # None comes last: the end. A queue of C code: a `threading.Event` costs more than a short commit.
-        self._waiting: SimpleQueue[Item | _Call | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Item | Later | _Call | None] = SimpleQueue()
         self._stopping = False
         self.damage: DataDamaged | None = None
         """Once the file was found damaged nothing more is recorded or claimed: the answer is this error."""
@@ -89,6 +89,11 @@ class Writer:
             self._loop.call_soon(done, StoreUnavailable(why))
             return
         self._waiting.put((writes, done, now, on_disk))
+
+    def submit_later(self, gather: Gather) -> None:
+        if self._stopping:
+            raise StoreUnavailable("the store is stopped")
+        self._waiting.put(Later(gather))
 
     async def call(self, run: Callable[[SqliteDatabase], T]) -> T:
         """What `run` returns or raises, on the thread, after all that was submitted before."""
@@ -127,7 +132,7 @@ class Writer:
             if not self._step(item):
                 return
 
-    def _step(self, item: "Item | _Call | None") -> bool:
+    def _step(self, item: "Item | Later | _Call | None") -> bool:
         """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
         behind it. False at the end.
         """
@@ -135,10 +140,14 @@ class Writer:
         items: list[Item] = []
         room = WRITES_MAX
         while item is not None and type(item) is not _Call:
-            items.append(item)  # type: ignore[arg-type]
-            room -= len(item[0])  # type: ignore[index]
+            if type(item) is Later:
+                item = self._answers.gathered(item)
+            if item is not None:
+                items.append(item)  # type: ignore[arg-type]
+                room -= len(item[0])  # type: ignore[index]
             if room <= 0 or waiting.empty():
-                self._answers.lists(items, self._record(items))
+                if items:
+                    self._answers.lists(items, self._record(items))
                 return True
             item = waiting.get_nowait()
         if items:
@@ -149,6 +158,8 @@ class Writer:
         return True
 
     def _record(self, items: list[Item]) -> list[Answer]:
+        if self.damage is not None:
+            return [self.damage] * len(items)
         began = self._clock.monotonic()
         lists = [(writes, now) for writes, _, now, _ in items]
         carefully = False

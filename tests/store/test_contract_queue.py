@@ -1,13 +1,14 @@
 """What the dispatcher relies on, of every store."""
 
 import asyncio
+import threading
 
 from store_values import apply, balance, dead, ok, put, put_claimed, refusal, request, statuses
 
 from headrace.runtime.errors import Duplicate, IdempotencyMismatch, LeaseLost, UnknownInvocation, WrongState
 from headrace.runtime.model.invocation import Claim, Status
 from headrace.runtime.model.write import Applied, CancelWaiting, CursorMoved, MarkRunning, Put, Redrive, Retry
-from headrace.runtime.store.protocol import Store
+from headrace.runtime.store.protocol import Item, Store
 
 
 async def test_what_was_put_waits_and_is_claimed_as_it_was(store: Store) -> None:
@@ -319,3 +320,36 @@ async def test_a_settle_that_is_submitted_keeps_its_claim_until_it_is_recorded(s
     await asyncio.gather(*ends)
 
     assert taken == []
+
+
+async def test_what_is_gathered_later_is_recorded_after_what_was_submitted_before(store: Store) -> None:
+    answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    invocation, threads = request(1), []
+
+    def gather() -> Item:
+        threads.append(threading.get_ident())
+        return [ok(Claim(invocation, 1, "node-1"))], answered.set_result, 1.0, None
+
+    store.submit([Put(invocation, "node-1")], lambda _: None, now=0.0)
+    await asyncio.to_thread(store.submit_later, gather)
+
+    assert await answered == [Applied()]
+    assert await statuses(store, [1]) == [Status.SUCCEEDED]
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
+
+
+async def test_a_gathering_that_gives_nothing_or_fails_keeps_nobody_from_being_recorded(store: Store) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    wrong = ValueError("no")
+
+    def fail() -> Item:
+        raise wrong
+
+    store.submit_later(lambda: None)
+    store.submit_later(fail)
+    await put(store, request(1))
+
+    assert await statuses(store, [1]) == [Status.WAITING]
+    assert told == [wrong]

@@ -19,11 +19,11 @@ from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError, StoreUnavailable
 from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
-from headrace.runtime.store.answers import Answers, Item
+from headrace.runtime.store.answers import Answers, Later
 from headrace.runtime.store.postgres.connection import PostgresDatabase
 from headrace.runtime.store.postgres.fault import AGAIN, fault, is_database_fault
 from headrace.runtime.store.postgres.transaction import SHARDS, Stale, Transaction
-from headrace.runtime.store.protocol import Done
+from headrace.runtime.store.protocol import Done, Gather, Item
 from headrace.runtime.store.recording import Answer, Recording
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Writer:
         self._cold = cold
         self._gather = gather
         self._patience_s = patience_s
-        self._waiting: queue.SimpleQueue[Item | _Call | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Item | Later | _Call | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._lost_at: float | None = None
         self._tried_at = 0.0
@@ -107,6 +107,11 @@ class Writer:
             self._loop.call_soon(done, StoreUnavailable(why))
             return
         self._waiting.put((writes, done, now, on_disk))
+
+    def submit_later(self, gather: Gather) -> None:
+        if self._ending.is_set():
+            raise StoreUnavailable("the store is stopped")
+        self._waiting.put(Later(gather))
 
     async def call(
         self, run: Callable[[PostgresDatabase], T], *, changed: Callable[[T], bool] = lambda _: True
@@ -149,7 +154,7 @@ class Writer:
             pass
         self._db.close()
 
-    def _step(self, item: "Item | _Call | None") -> bool:
+    def _step(self, item: "Item | Later | _Call | None") -> bool:
         """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
         behind it. False at the end.
         """
@@ -157,10 +162,14 @@ class Writer:
         items: list[Item] = []
         room = WRITES_MAX
         while item is not None and type(item) is not _Call:
-            items.append(item)  # type: ignore[arg-type]
-            room -= len(item[0])  # type: ignore[index]
+            if type(item) is Later:
+                item = self._answers.gathered(item)
+            if item is not None:
+                items.append(item)  # type: ignore[arg-type]
+                room -= len(item[0])  # type: ignore[index]
             if room <= 0 or waiting.empty():
-                self._answers.lists(items, self._record(items))
+                if items:
+                    self._answers.lists(items, self._record(items))
                 return True
             item = waiting.get_nowait()
         if items:
