@@ -30,11 +30,13 @@ from headrace.runtime.errors import HeadraceError, LoadFailed, NodeStopping, Pay
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Applied, Put
-from headrace.runtime.node import Node, configure_log, function_defaults
+from headrace.runtime.node import Node
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
-from headrace.runtime.queue.dispatcher import Ended, Puts
-from headrace.runtime.settings import Settings
+from headrace.runtime.queue.dispatcher import Puts
+from headrace.runtime.queue.watchers import Ended
+from headrace.runtime.serve import configure_log
+from headrace.runtime.settings import Settings, function_defaults
 
 T = TypeVar("T")
 
@@ -228,7 +230,7 @@ class NodeBackend:
         puts: list[Put] = []
         futures: list[InvocationFuture] = []
         rest: list[Callable[[], object]] = []
-        waiting, watch, told = self._futures, dispatcher.watch, self._tell_future
+        waiting, watch, told = self._futures, dispatcher.watchers.watch, self._tell_future
         with self._sweeping:
             for _ in range(min(len(inbox), TURN_MAX)):
                 name, payload, options, future = inbox.popleft()
@@ -271,7 +273,7 @@ class NodeBackend:
         def done(result: list[Applied] | BaseException) -> None:
             if isinstance(result, BaseException):
                 for put, future in zip(puts, futures, strict=True):
-                    dispatcher.forget(put.invocation.id)
+                    dispatcher.watchers.forget(put.invocation.id)
                     waiting.pop(put.invocation.id, None)
                     self._kept.pop(id(future), None)
                     future.failed(result)
@@ -302,7 +304,7 @@ class NodeBackend:
                 if future is not None:
                     self._futures[number] = future
                 else:
-                    self._node.dispatcher.unwatch(number, self._tell_future)
+                    self._node.dispatcher.watchers.unwatch(number, self._tell_future)
         self._sweep_at = max(SWEEP_MIN, 2 * len(self._futures))
 
     async def _take_alone(
@@ -341,13 +343,13 @@ class NodeBackend:
             def reporter(ended: Ended) -> None:
                 self._report(future, ended)
 
-            dispatcher.watch(id, reporter)
+            dispatcher.watchers.watch(id, reporter)
             future.accepted(id)
             if applied.repeated or put.node is None:
                 for record in await node.services.store.ended(
                     [id]
                 ):  # it may have ended before it was watched
-                    dispatcher.unwatch(id, reporter)
+                    dispatcher.watchers.unwatch(id, reporter)
                     reporter(
                         Ended(id, record.status, record.result or b"null", record.result_ref, record.error)
                     )

@@ -10,9 +10,7 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,7 +21,6 @@ import msgspec
 import structlog
 
 from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
-from headrace.runtime.code import request_for, watched_folders
 from headrace.runtime.errors import (
     HeadraceError,
     InvalidFunction,
@@ -58,11 +55,12 @@ from headrace.runtime.versions import Versions
 
 THREADS = 8
 FLUSH_S = 0.2
+ROW_BATCH = 500
+"""Rows out of date that one transaction removes, between which the others' turns come."""
 KEY_BATCH = 2_000
 KEY_BATCHES = 200
 """Expired idempotency keys that are forgotten at once, and how often in a row."""
 COLLECT_S = 3600.0
-RELOAD_QUIET_S = 0.05
 CLOCK_BEHIND_S = 1.0
 LOGS_LOST = "what functions printed could not be kept"
 LOADER = "headrace.runtime.loading:load"
@@ -183,7 +181,6 @@ class Node:
             on_output=self._on_output,
             on_error=self._report,
             sync_wait_s=settings.sync_wait_s,
-            spare=2 * settings.workers,
         )
         self.coordinator = Coordinator(
             store,
@@ -194,7 +191,7 @@ class Node:
             in_thread=self.in_thread,
             on_error=self._report,
         )
-        self.dispatcher.jobs = self.coordinator
+        self.dispatcher.ends.jobs = self.coordinator
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
         self._build_api(tokens)
@@ -325,7 +322,7 @@ class Node:
             self.dispatcher.dispatch()
 
     def _progress(self, token: int, progress: dict[str, Any]) -> None:
-        self.dispatcher.progress(token, progress)
+        self.dispatcher.attempts.progress(token, progress)
 
     def _use(self, pool: LocalPool) -> None:
         """Serve the pool's functions from now on."""
@@ -372,7 +369,7 @@ class Node:
         self._use(pool)
         self._spawn(self._deployed(manifest, loaded_at, self.clock.now()))
         await self._restart_triggers()
-        _log.info("reloaded", functions=_own(manifest), version=manifest.version)
+        _log.info("reloaded", functions=manifest.own, version=manifest.version)
         if old is not None:
             task = asyncio.get_running_loop().create_task(self._retire(old))
             self._old_pools.add(task)
@@ -634,13 +631,16 @@ class Node:
             assert self._store is not None
             now = self.clock.now()
             try:
-                while refs := await self._store.expire(
-                    succeeded_before=now - kept.succeeded_s,
-                    dead_before=now - kept.dead_s,
-                    keep=kept.succeeded_rows,
-                    limit=2000,
-                ):
-                    for ref in refs:
+                removed = ROW_BATCH
+                while removed >= ROW_BATCH:
+                    batch = await self._store.expire(
+                        succeeded_before=now - kept.succeeded_s,
+                        dead_before=now - kept.dead_s,
+                        keep=kept.succeeded_rows,
+                        limit=ROW_BATCH,
+                    )
+                    removed = batch.count
+                    for ref in batch.refs:
                         await self.in_thread(self.objects.delete, *parse_object_url(ref))
                 await self.versions.collect(before=now - max(kept.succeeded_s, kept.dead_s), now=now)
                 for _ in range(KEY_BATCHES):
@@ -677,126 +677,6 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._report("the node's upkeep failed", {"error": f"{type(error).__name__}: {error}"})
-
-
-# ---- serving ----
-
-
-def serve(settings: Settings, paths: list[str], *, dev: bool = False) -> int:
-    """Run a node until SIGTERM or SIGINT; a second signal ends it without waiting. Returns the exit code.
-
-    `paths` are files, folders or modules of functions. With `dev` the code is reloaded when a file is saved,
-    and what functions print is shown as it comes. Raises what `Node.start` does.
-    """
-    configure_log(settings, dev=dev)
-    work = _run(settings, paths, dev=dev)
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    return uvloop.run(work)
-
-
-async def _run(settings: Settings, paths: list[str], *, dev: bool) -> int:
-    node = Node(settings, _code_of(settings, paths), on_output=_echo if dev else None)
-    loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, on_signal)
-    await node.start()
-    shown = _own(node.manifest)
-    _log.info(f"serving {shown} functions at {node.url}", data=str(settings.data), workers=settings.workers)
-    watcher = _Watcher(node, paths) if dev else None
-    if watcher is not None:
-        watcher.start()
-    await stop.wait()
-    _log.info("stopping: what runs may end, nothing else begins", grace_s=settings.drain_s)
-    if watcher is not None:
-        watcher.stop()
-    stopping = loop.create_task(node.stop())
-    hurried = loop.create_task(hurry.wait())
-    await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
-    hurried.cancel()
-    if not stopping.done():
-        stopping.cancel()
-        _log.warning("stopped without waiting; what ran is run again by the next start")
-        return 1
-    await stopping
-    return 0
-
-
-def _own(manifest: Manifest) -> int:
-    """How many functions are the user's."""
-    return len([spec for spec in manifest.functions if not spec.name.startswith("headrace.")])
-
-
-class _Watcher:
-    """Reloads the code when a Python file of it is saved."""
-
-    def __init__(self, node: Node, paths: list[str]) -> None:
-        self._node = node
-        self._folders = watched_folders(paths)
-        self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        self._observer: Any = None
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        from watchdog.events import FileSystemEventHandler
-        from watchdog.observers import Observer
-
-        changed, loop = self._changed, self._loop
-
-        class Handler(FileSystemEventHandler):
-            def on_any_event(self, event: Any) -> None:
-                place = str(getattr(event, "dest_path", "") or event.src_path)
-                if event.event_type in ("modified", "created", "moved", "deleted") and place.endswith(".py"):
-                    loop.call_soon_threadsafe(changed.set)
-
-        self._observer = Observer()
-        for folder in self._folders:
-            self._observer.schedule(Handler(), str(folder), recursive=True)
-        self._observer.start()
-        self._task = self._loop.create_task(self._reload())
-
-    def stop(self) -> None:
-        self._observer.stop()
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _reload(self) -> None:
-        while True:
-            await self._changed.wait()
-            await self._node.clock.sleep(RELOAD_QUIET_S)  # editors write a file in several steps
-            self._changed.clear()
-            await self._node.reload()
-
-
-def _echo(function: str, id: str, outcome: Outcome) -> None:
-    """Show what an attempt printed, each line behind its function."""
-    for line in outcome.output.decode("utf-8", "replace").splitlines():
-        sys.stderr.write(f"{function} {id[-6:]} | {line}\n")
-
-
-def _code_of(settings: Settings, paths: list[str]) -> bytes:
-    return request_for(paths, defaults=function_defaults(settings))
-
-
-def function_defaults(settings: Settings) -> dict[str, Any]:
-    """The settings of functions that do not say their own, where they differ from the built-in ones."""
-    plain = type(settings.defaults)()
-    given = settings.defaults
-    out: dict[str, Any] = {}
-    for name in ("timeout_s", "memory_bytes", "max_age_s"):
-        if getattr(given, name) != getattr(plain, name):
-            out[name] = getattr(given, name)
-    if given.retries != plain.retries:
-        out["retry"] = {"retries": given.retries}
-    return out
 
 
 def _server_class() -> type[Any]:
@@ -911,24 +791,3 @@ def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
 def _trigger_name(spec: FunctionSpec, kind: str, fields: Mapping[str, Any], index: int) -> str:
     """What identifies a trigger over restarts: its own name, or its place among its kind's."""
     return f"{spec.name}/{kind}/{fields.get('name') or index}"
-
-
-def configure_log(settings: Settings, *, dev: bool) -> None:
-    """Send the node's own log to stderr: for people in development or on a terminal, else as JSON."""
-    human = settings.log_format == "human" or (settings.log_format == "auto" and (dev or sys.stderr.isatty()))
-    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-    processors: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
-    ]
-    processors.append(
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if human
-        else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(levels[settings.log_level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )

@@ -417,3 +417,16 @@ def _refusal(error: ValidationError, origins: Mapping[str, str]) -> InvalidSetti
         f"{name}{f' ({origin})' if origin else ''}{shown if shown else ':'} {why}{more}",
         f"It is: {hint}." if hint else "`headrace config` lists the settings.",
     )
+
+
+def function_defaults(settings: Settings) -> dict[str, Any]:
+    """The settings of functions that do not say their own, where they differ from the built-in ones."""
+    plain = type(settings.defaults)()
+    given = settings.defaults
+    out: dict[str, Any] = {}
+    for name in ("timeout_s", "memory_bytes", "max_age_s"):
+        if getattr(given, name) != getattr(plain, name):
+            out[name] = getattr(given, name)
+    if given.retries != plain.retries:
+        out["retry"] = {"retries": given.retries}
+    return out

@@ -129,6 +129,10 @@ class InlinePool:
         self._wake()
         return True
 
+    def free(self) -> int:
+        """See AttemptPool."""
+        return self.workers - len(self._attempts)
+
     def kill(self, token: int) -> bool:
         """See AttemptPool."""
         if token not in self._attempts:

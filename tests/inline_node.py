@@ -124,7 +124,7 @@ class InlineNode:
             in_thread=asyncio.to_thread,
             on_error=self._report,
         )
-        self.dispatcher.jobs = self.coordinator
+        self.dispatcher.ends.jobs = self.coordinator
         self.logs = LogStore(self._folder / "logs")
         self.logs.start()
         self._build_api()
@@ -145,7 +145,7 @@ class InlineNode:
             workers=workers or self._workers,
             held=self._held,
             objects=self._folder / "buckets",
-            on_progress=self.dispatcher.progress,
+            on_progress=self.dispatcher.attempts.progress,
         )
         self.services.manifest = Manifest(version="v1", functions=tuple(self.specs))
         self.services.routes = RouteTable(

@@ -47,12 +47,17 @@ def server_programs() -> Path | None:
 
 
 class PostgresServer:
-    """One server: `start`, `stop` and again; `database()` makes a fresh database and gives its address."""
+    """One server: `start`, `stop` and again; `database()` makes a fresh database and gives its address.
 
-    def __init__(self, programs: Path) -> None:
+    `data` and `journal` are folders to be made for its tables and its write-ahead log, in place of its own.
+    """
+
+    def __init__(self, programs: Path, *, data: Path | None = None, journal: Path | None = None) -> None:
         self._programs = programs
         self._folder = Path(tempfile.mkdtemp(prefix="headrace-pg-"))
-        self._data = self._folder / "data"
+        self._data = data or self._folder / "data"
+        self._journal = journal or self._folder / "journal"
+        self._small = self._data if data is not None else self._journal
         self._process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count(1)
         self.port = _free_port()
@@ -61,7 +66,8 @@ class PostgresServer:
         if os.geteuid() == 0:
             shutil.chown(self._folder, "postgres", "postgres")
             self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        self._run("initdb", "--pgdata", str(self._data), "--username", USER, "--auth=trust",
+        self._run("initdb", "--pgdata", str(self._data), "--waldir", str(self._journal),
+                  "--username", USER, "--auth=trust",
                   "--encoding=UTF8", "--no-locale", "--no-instructions")  # fmt: skip
         access = self._data / "pg_hba.conf"
         access.write_text(f"host all {KEEPER} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
@@ -124,6 +130,14 @@ class PostgresServer:
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def small_bytes(self) -> int:
+        """Bytes in the folder that was chosen by the caller."""
+        return sum(file.stat().st_blocks * 512 for file in self._small.rglob("*") if file.is_file())
 
     def log(self) -> str:
         """The last lines of the server's log."""

@@ -42,7 +42,7 @@ from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.spec import IDEMPOTENCY_TTL_S_MAX, IDEMPOTENCY_TTL_S_MIN
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
-from headrace.runtime.queue.dispatcher import Ended
+from headrace.runtime.queue.watchers import Ended
 from headrace.runtime.trigger import HttpCall
 
 INLINE_PAYLOAD_BYTES = 256 << 10
@@ -226,8 +226,8 @@ class Calls:
             if number is None:
                 raise BadRequest(f"{text!r} is no invocation id", "Ids are 16 hexadecimal digits.")
             numbers[number] = text
-        if dispatcher.on_end is None:
-            dispatcher.on_end = self.recent.add
+        if dispatcher.watchers.on_end is None:
+            dispatcher.watchers.on_end = self.recent.add
         found = self.recent.find(numbers) or [
             _ended(record) for record in await services.store.ended(list(numbers))
         ]
@@ -238,7 +238,7 @@ class Calls:
                 woken.set()
 
             for id in numbers:
-                dispatcher.watch(id, ended)
+                dispatcher.watchers.watch(id, ended)
             try:
                 found = self.recent.find(numbers)  # one may have ended while the store was asked
                 if not found:
@@ -252,7 +252,7 @@ class Calls:
                 return {"ended": [], "pending": [text for id, text in numbers.items() if id in known]}
             finally:
                 for id in numbers:
-                    dispatcher.unwatch(id, ended)
+                    dispatcher.watchers.unwatch(id, ended)
             found = self.recent.find(numbers)
         shown, size = [], 0
         for end in found:
@@ -270,7 +270,7 @@ class Calls:
         def ended(_: Ended) -> None:
             woken.set()
 
-        services.dispatcher.watch(id, ended)
+        services.dispatcher.watchers.watch(id, ended)
         try:
             record = await services.store.get(id)
             if record is None or record.status.ended or wait_s <= 0:
@@ -282,7 +282,7 @@ class Calls:
                 return record
             return await services.store.get(id)
         finally:
-            services.dispatcher.unwatch(id, ended)
+            services.dispatcher.watchers.unwatch(id, ended)
 
     # ---- inside ----
 

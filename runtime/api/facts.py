@@ -63,7 +63,7 @@ class Facts:
 
     async def _function(self, name: str) -> Why:
         counters = (await self._services.store.counters()).get(name)
-        running = self._services.dispatcher.running_by_function().get(name, 0)
+        running = self._services.dispatcher.attempts.by_function().get(name, 0)
         # A short claim is not written: what the pool holds of the waiting ones is running.
         waiting = max(counters.waiting + counters.running - running, 0) if counters is not None else 0
         facts = await self._about_function(name, flow=name, waiting=waiting)
@@ -73,7 +73,7 @@ class Facts:
         services, invocation = self._services, record.invocation
         dispatcher, now = services.dispatcher, services.clock.now()
         spec = dispatcher.functions.get(invocation.function)
-        running_s = dispatcher.running_s(invocation.id)
+        running_s = dispatcher.attempts.running_s(invocation.id)
         waits = record.status is Status.WAITING and running_s is None
         ahead = above = 0
         if waits and invocation.due_at <= now:
@@ -111,7 +111,7 @@ class Facts:
             if waiting is None and counts[stage].waiting and job.status in LIVE:
                 # The pool may hold the first ones: the next that does not run is looked at.
                 for part in await store.job_parts(job.id, stage=stage, limit=100, status=Status.WAITING):
-                    if not self._services.dispatcher.is_running(part.invocation.id):
+                    if not self._services.dispatcher.attempts.has(part.invocation.id):
                         waiting = await self._invocation(part)
                         break
         return why_job(JobFacts(job=job, counts=counts, dead=dead, waiting=waiting))
@@ -179,9 +179,9 @@ class Facts:
             version=services.manifest.version,
             workers=int(health.get("workers", 0)),
             busy=int(health.get("busy", 0)),
-            at_work=tuple(services.dispatcher.at_work(_AT_WORK_MAX)),
+            at_work=tuple(services.dispatcher.attempts.at_work(_AT_WORK_MAX)),
             unready=services.ready(),
-            unrecorded=services.dispatcher.unrecorded,
+            unrecorded=len(services.dispatcher.ends.unrecorded),
         )
 
     async def _happened(self, record: Record) -> tuple[Happening, ...]:

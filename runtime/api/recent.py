@@ -3,7 +3,7 @@
 Imports the floor and the queue. Bounded by count and by bytes; what has been dropped is in the store.
 """
 
-from headrace.runtime.queue.dispatcher import Ended
+from headrace.runtime.queue.watchers import Ended
 
 COUNT_MAX = 20_000
 BYTES_MAX = 16 << 20

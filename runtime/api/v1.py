@@ -225,7 +225,7 @@ class Api:
             raise UnknownInvocation(text)
         if record.status.ended:
             raise WrongState(f"invocation {text}", record.status.name.lower(), "be cancelled")
-        await self._services.dispatcher.cancel(id)
+        await self._services.dispatcher.cancelling.cancel(id)
         return answer({"invocation_id": show_id(id), "cancelling": True}, 202)
 
     async def cancel_many(self, request: Request) -> Response:
@@ -249,7 +249,7 @@ class Api:
             matches = function in (None, job.function) and tagged(job.tags, tag)
             counts = await services.coordinator.cancel_counted(job) if matches else (0, 0)
         else:
-            alone = await services.dispatcher.cancel_matching(function=function, tag=tag)
+            alone = await services.dispatcher.cancelling.cancel_matching(function=function, tag=tag)
             of_jobs = await services.coordinator.cancel_matching(function=function, tag=tag)
             counts = (alone[0] + of_jobs[0], alone[1] + of_jobs[1])
         return answer({"cancelled": counts[0], "stopping": counts[1]}, 202)
@@ -271,7 +271,7 @@ class Api:
             }
             for entry in entries
         ]
-        running = services.dispatcher.output(id)
+        running = services.dispatcher.attempts.output(id)
         if running:
             shown.append(
                 {
@@ -325,7 +325,7 @@ class Api:
         """The books of every function and in all, with the synchronous calls beside them."""
         services = self._services
         counters = await services.store.counters()
-        running = services.dispatcher.running_by_function()
+        running = services.dispatcher.attempts.by_function()
         now = services.clock.now()
         functions: dict[str, dict[str, Any]] = {}
         names = {*counters, *services.dispatcher.functions, *services.dispatcher.sync}
@@ -395,7 +395,7 @@ class Api:
 
     async def functions(self, request: Request) -> Response:
         manifest = self._services.manifest
-        paused = await self._services.store.paused()
+        paused = self._services.dispatcher.paused
         return answer(
             {
                 "version": manifest.version,
@@ -410,7 +410,7 @@ class Api:
 
     async def function(self, request: Request) -> Response:
         spec = self._services.dispatcher.spec(request.path_params["name"])
-        paused = await self._services.store.paused()
+        paused = self._services.dispatcher.paused
         shown = _shown_spec(spec, paused)
         shown["parameters"] = spec.parameters
         shown["version"] = self._services.manifest.version
@@ -818,8 +818,8 @@ class Api:
 
     def _shown(self, record: Record) -> dict[str, Any]:
         dispatcher, id = self._services.dispatcher, record.invocation.id
-        shown = shown_record(record, running=dispatcher.is_running(id))
-        shown["progress"] = dispatcher.progress_of(id)
+        shown = shown_record(record, running=dispatcher.attempts.has(id))
+        shown["progress"] = dispatcher.attempts.progress_of(id)
         return shown
 
     def _page(self, records: list[Record], limit: int) -> dict[str, Any]:

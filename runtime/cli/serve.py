@@ -87,7 +87,7 @@ def _serve(paths: list[str] | None, flags: Mapping[str, object], config: Path | 
     settings = load_settings(flags, config=config)
     settings.check_exposure()
     from headrace.runtime.code import is_path
-    from headrace.runtime.node import serve as serve_node
+    from headrace.runtime.serve import serve as serve_node
 
     for path in paths or ():
         if is_path(path) and not Path(path).exists():

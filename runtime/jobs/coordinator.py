@@ -382,7 +382,7 @@ class Coordinator:
         job: Job | None = await self._store.job(id)
         if job is None or job.status in ENDED:  # by another node, or its last attempt has ended just now
             if job is None or job.status != "succeeded":
-                self._dispatcher.kill_job(id)
+                self._dispatcher.attempts.kill_job(id)
             self._over(id)
             return
         counts: dict[int, JobCounts] = await self._store.job_counts(id)
@@ -709,7 +709,7 @@ class Coordinator:
                 return  # somebody else ended it first
             raise applied.refused
         if status != "succeeded":
-            self._dispatcher.kill_job(job.id)
+            self._dispatcher.attempts.kill_job(job.id)
         self._over(job.id)
 
     def _over(self, id: int) -> None:

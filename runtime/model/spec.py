@@ -103,6 +103,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     start: str = "fork"
     why: str = ""
 
+    @property
+    def own(self) -> int:
+        """How many functions are the user's."""
+        return sum(not spec.name.startswith("headrace.") for spec in self.functions)
+
     def function(self, name: str) -> FunctionSpec | None:
         for spec in self.functions:
             if spec.name == name:

@@ -644,6 +644,10 @@ class LocalPool:
             link.doom = doom_by_wish(seq)
             self._end_worker(link, self._watch.next_means(link.doom, self._clock.monotonic()))
 
+    def free(self) -> int:
+        """See Pool."""
+        return sum(1 for link in self._placement.regular if link.open and not link.held)
+
     def recall(self, tokens: Collection[int]) -> None:
         """See Pool. A worker is asked for all that it has not begun: it would begin what stays behind it."""
         wanted = set(tokens)

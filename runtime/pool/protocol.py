@@ -49,6 +49,9 @@ class Pool(Protocol):
         loop ends.
         """
 
+    def free(self) -> int:
+        """How many workers hold no attempt at all."""
+
     def kill(self, token: int) -> bool:
         """End an attempt: not begun, it is reported `cancelled` at once; running, its process is ended
         (SIGTERM, grace, SIGKILL) and it is reported `cancelled`. False when the pool does not hold it.

@@ -6,8 +6,6 @@ blocks it. What it holds is bounded: a window of claims per flow; everything els
 
 import asyncio
 import difflib
-import heapq
-import itertools
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,18 +15,15 @@ import msgspec
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import (
-    HeadraceError,
-    LeaseLost,
     NodeStopping,
     RetryAfter,
     Throttled,
     UnknownFunction,
-    WrongState,
 )
-from headrace.runtime.fault import armed, reach
+from headrace.runtime.fault import reach
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import Ids
-from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Record, Status
+from headrace.runtime.model.invocation import Claim, Invocation, Outcome, Status
 from headrace.runtime.model.limits import (
     KEY_MARK,
     NO_LIMITS,
@@ -39,12 +34,9 @@ from headrace.runtime.model.limits import (
     key_of,
     limits_of,
 )
-from headrace.runtime.model.spec import DEFAULT_MAX_AGE_S, FunctionSpec
+from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import (
     Applied,
-    CancelMatching,
-    CancelWaiting,
-    ChunkDone,
     Closed,
     FunctionPaused,
     MarkRunning,
@@ -54,11 +46,14 @@ from headrace.runtime.model.write import (
     Settle,
     Write,
 )
+from headrace.runtime.queue.attempts import Attempts, Held
 from headrace.runtime.queue.calls import Calls, SyncCounters
-from headrace.runtime.queue.ending import closure_of, destination_call, ending_of, stillborn
-from headrace.runtime.queue.lane import Flow, FunctionGate, Lane
-from headrace.runtime.queue.matching import Matching
-from headrace.runtime.queue.ports import AttemptPool, JobSettler
+from headrace.runtime.queue.cancelling import Cancelling
+from headrace.runtime.queue.ending import closure_of, ending_of, stillborn
+from headrace.runtime.queue.ends import End, Ends
+from headrace.runtime.queue.lane import Flow, FunctionGate
+from headrace.runtime.queue.ports import AttemptPool
+from headrace.runtime.queue.watchers import Watchers
 from headrace.runtime.queue.window import WINDOW, Window
 from headrace.runtime.store.protocol import Closure, Item, QueueStore
 
@@ -71,14 +66,8 @@ MARK_AFTER_S = 0.1
 FLOWS_AT_ONCE = 1_000
 """Flows that are looked for in the store at a time."""
 
-CANCEL_WORD = "matching"
-"""What begins the word to other nodes that something is cancelled by function or tag."""
-
-CANCEL_MAX = 1_000
-"""Invocations that are cancelled in one transaction, so that others' writes need not wait long."""
-
-AGAIN_S = 1.0
-"""How long ends wait that the database could not record, before it is asked again."""
+HAND_ON_TURNS = 5
+"""After how many times MARK_AFTER_S what has not begun is offered to other nodes."""
 
 
 class DispatcherStore(QueueStore, Protocol):
@@ -93,46 +82,6 @@ class DispatcherStore(QueueStore, Protocol):
 
 Puts = tuple[list[Put], Callable[[list[Applied] | BaseException], None], Callable[[], None] | None]
 """What `Dispatcher.submit` is given: puts, done, on_disk."""
-
-
-class Ended(msgspec.Struct, gc=False):
-    """How an invocation ended, for those who wait for it."""
-
-    id: int
-    status: Status
-    result: bytes = b""
-    result_ref: str | None = None
-    error: dict[str, Any] | None = None
-    attempts: int = 0
-
-
-Watcher = Callable[[Ended], None]
-
-
-class _Running(msgspec.Struct, gc=False, eq=False):
-    """An attempt that the pool holds."""
-
-    id: int
-    spec: FunctionSpec
-    flow: Flow
-    lane: Lane | None
-    claim: Claim | None
-    future: Any = None
-    marked: bool = False
-    fenced: bool = False
-    cancelled: bool = False
-    """It was told to stop: however its attempt ends, it does not wait again."""
-    payload: bytes = b""
-    progress: dict[str, Any] | None = None
-
-
-class _Settling(msgspec.Struct, gc=False, eq=False):
-    """The end of an attempt on its way to the store: the write that ends it, and what is recorded with it."""
-
-    write: Write
-    held: _Running
-    outcome: Outcome
-    more: Sequence[Write] = ()
 
 
 class Dispatcher:
@@ -155,7 +104,6 @@ class Dispatcher:
         on_error: Callable[[str, Mapping[str, Any]], None] | None = None,
         sync_wait_s: float = 1.0,
         window: int = WINDOW,
-        spare: int = 16,
     ) -> None:
         self._store = store
         self._node = node
@@ -165,26 +113,21 @@ class Dispatcher:
         self._on_output = on_output
         self._on_error = on_error or (lambda message, fields: None)
         self._pool: AttemptPool | None = None
-        self._pools: list[AttemptPool] = []
         self._specs: dict[str, FunctionSpec] = {}
-        self._running: dict[int, _Running] = {}
         self._token = 0
-        self._tokens: dict[int, int] = {}
-        self._watchers: dict[int, Watcher | list[Watcher]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncommitted = 0
         self._counting = threading.Lock()
         """Held where what is on its way to the store is counted, which is on two threads."""
-        self._unsettled: set[_Settling] = set()
-        self._cancelling: list[Matching] = []
-        self._late: list[_Settling] = []
         self._accepting = True
+        self.attempts = Attempts()
+        self.watchers = Watchers()
         self._window = Window(
             store,
             node=node,
             clock=clock,
             size=window,
-            spare=spare,
+            free=lambda: self._pool.free() if self._pool is not None else 0,
             loaded=lambda function: function in self._specs,
             ready=self.dispatch,
             spawn=self._spawn,
@@ -193,8 +136,29 @@ class Dispatcher:
         self._calls = Calls(
             clock=clock, wait_s=sync_wait_s, begin=self._begin_call, gate=self._window.gate, spawn=self._spawn
         )
-        self.jobs: JobSettler | None = None
-        self.on_end: Watcher | None = None
+        self.ends = Ends(
+            store,
+            self._window,
+            self.watchers,
+            ids=ids,
+            clock=clock,
+            spec=lambda name: self._specs.get(name),
+            arrived=self._arrived,
+            dispatch=self.dispatch,
+            spawn=self._spawn,
+            on_error=self._on_error,
+        )
+        self.cancelling = Cancelling(
+            store,
+            self._window,
+            self.attempts,
+            self.watchers,
+            self.ends,
+            ids=ids,
+            clock=clock,
+            dispatch=self.dispatch,
+            spawn=self._spawn,
+        )
         self.throttled: dict[str, int] = {}
 
     @property
@@ -207,8 +171,8 @@ class Dispatcher:
     def use(self, pool: AttemptPool, functions: Iterable[FunctionSpec]) -> None:
         """Run on `pool` from now on, with these functions; what already runs elsewhere ends there."""
         self._pool = pool
-        if pool not in self._pools:
-            self._pools.append(pool)
+        if pool not in self.attempts.pools:
+            self.attempts.pools.append(pool)
         self._specs = {spec.name: spec for spec in functions}
         window = self._window
         for spec in self._specs.values():
@@ -232,8 +196,8 @@ class Dispatcher:
 
     def retire(self, pool: AttemptPool) -> None:
         """The pool has stopped: nothing of it is asked any more."""
-        if pool in self._pools:
-            self._pools.remove(pool)
+        if pool in self.attempts.pools:
+            self.attempts.pools.remove(pool)
 
     async def start(self, *, paused: Iterable[str] = ()) -> None:
         """Begin claiming what the store holds."""
@@ -496,31 +460,6 @@ class Dispatcher:
         if ready:
             self._spawn(self._store.release(ready))
 
-    def watch(self, id: int, watcher: Watcher) -> None:
-        """Call `watcher` once when the invocation has ended and that is durable."""
-        found = self._watchers.get(id)
-        if found is None:
-            self._watchers[id] = watcher  # nearly always the only one
-        elif isinstance(found, list):
-            found.append(watcher)
-        else:
-            self._watchers[id] = [found, watcher]
-
-    def unwatch(self, id: int, watcher: Watcher) -> None:
-        """Undo `watch`; harmless when it was called."""
-        found = self._watchers.get(id)
-        if isinstance(found, list):
-            if watcher in found:
-                found.remove(watcher)
-            if not found:
-                del self._watchers[id]
-        elif found == watcher:
-            del self._watchers[id]
-
-    def forget(self, id: int) -> None:
-        """Drop every watcher of an invocation that was not accepted."""
-        self._watchers.pop(id, None)
-
     def _arrived(self, puts: Sequence[Put], result: Sequence[Applied]) -> None:
         window = self._window
         window.take([applied.claim for applied in result if applied.claim is not None])
@@ -546,9 +485,9 @@ class Dispatcher:
         if self._calls.waiting:
             self._calls.serve()
         window = self._window
-        if not window.open or self._unsettled:
+        if not window.open or self.ends.unrecorded:
             return
-        rotation, running, tokens = window.rotation, self._running, self._tokens
+        rotation, running, tokens = window.rotation, self.attempts.held, self.attempts.tokens
         now = self._clock.now()
         while (lane := rotation.peek()) is not None:
             flow, ready = lane.flow, lane.ready
@@ -562,7 +501,7 @@ class Dispatcher:
                     break
                 if invocation.expires_at < now or claim.attempt > spec.retry.attempts_max:
                     rotation.take(lane)
-                    self._bury(_Running(invocation.id, spec, flow, None, claim), claim, now)
+                    self._bury(Held(invocation.id, spec, flow, None, claim), claim, now)
                     continue
                 self._token = token = self._token + 1
                 attempt = Attempt(
@@ -578,7 +517,7 @@ class Dispatcher:
                 if not pool.offer(attempt):
                     return
                 rotation.take(lane)
-                running[token] = _Running(invocation.id, spec, flow, lane, claim)
+                running[token] = Held(invocation.id, spec, flow, lane, claim)
                 tokens[invocation.id] = token
                 flow.running += 1
                 flow.gate.running += 1
@@ -586,13 +525,16 @@ class Dispatcher:
                     window.metering.begun(flow.gate)
             if flow.more and flow.loading is None:
                 window.refill(flow)
+        if not window.alone:
+            window.look()
 
     def reports(self, reports: Sequence[Report]) -> None:
         """Attempts have ended; called by the pool."""
-        settles: list[_Settling] = []
+        settles: list[End] = []
         now = self._clock.now()
         touched: dict[Flow, None] = {}
-        running, tokens, chance = self._running, self._tokens, self._chance
+        running, tokens, chance = self.attempts.held, self.attempts.tokens, self._chance
+        handed_on: list[Claim] = []
         for report in reports:
             held = running.pop(report.token, None)
             if held is None:
@@ -616,13 +558,12 @@ class Dispatcher:
             tokens.pop(held.id, None)
             if held.fenced:  # its claim is another node's by now
                 continue
-            closed = (
-                (flow.closed and self._window.open)
-                or held.cancelled
-                or (bool(self._cancelling) and self._is_cancelled(claim))
-            )
+            closed = (flow.closed and self._window.open) or held.cancelled or self.cancelling.means(claim)
             if outcome.kind == "returned" and not closed:
-                self._requeue(held, claim)
+                if held.handed_on:
+                    handed_on.append(claim)
+                else:
+                    self._requeue(held, claim)
                 continue
             ending = ending_of(claim, held.spec, outcome, now=now, chance=chance)
             if closed and (outcome.kind == "returned" or isinstance(ending, Retry)):
@@ -630,16 +571,16 @@ class Dispatcher:
                 told = "its job ended" if flow.closed else "cancelled by request"
                 error = {"code": "cancelled", "message": told}
                 ending = Settle(claim, Status.CANCELLED, error=error, begun=outcome.kind != "returned")
-            settles.append(_Settling(ending, held, outcome, () if closure is None else (closure,)))
+            settles.append(End(ending, held, outcome, () if closure is None else (closure,)))
         for flow in touched:
             self._window.offer(flow)
+        if handed_on:
+            self._spawn(self._window.hand_back(handed_on))
         if settles:
-            if armed:
-                _reach_ends(settles, "before")
-            self._settle(settles, now)
+            self.ends.settle(settles, now)
         self.dispatch()
 
-    def _answer(self, held: _Running, outcome: Outcome) -> None:
+    def _answer(self, held: Held, outcome: Outcome) -> None:
         if outcome.kind != "returned":
             self._calls.ended(held.spec, held.id, outcome, held.future)
         elif self._accepting:
@@ -647,153 +588,12 @@ class Dispatcher:
         elif not held.future.done():
             held.future.set_exception(NodeStopping("the node is stopping"))
 
-    def _settle(self, settles: list[_Settling], now: float) -> None:
-        """Record ends: the plain ones together, those that come with more writes each by itself."""
-        plain: list[_Settling] = []
-        for item in settles:
-            settle = item.write
-            if type(settle) is Settle:
-                if settle.claim.invocation.job is not None and self.jobs is not None:
-                    item.write, *more = self.jobs.settle(settle, item.outcome)
-                    item.more = [*more, *item.more]
-                    self._record([item], now)
-                    continue
-                follow = self._destination(settle, item.held.spec, now)
-                if follow is not None:
-                    item.more = [follow, *item.more]
-                    self._record([item], now)
-                    continue
-            if item.more:
-                self._record([item], now)
-                continue
-            plain.append(item)
-        if plain:
-            self._record(plain, now)
-
-    def _record(self, items: list[_Settling], now: float) -> None:
-        """Record the ends together: one with more writes, or any number without."""
-        writes = [item.write for item in items]
-        for item in items:
-            writes += item.more
-
-        def committed(result: list[Applied] | BaseException) -> None:
-            if isinstance(result, BaseException):
-                if len(items) > 1 and not isinstance(result, HeadraceError):
-                    for item in items:  # not the database's fault but one item's: it must not keep the others
-                        self._record([item], now)
-                else:
-                    self._unrecorded(items, result)
-                return
-            if len(items) > 1 and any(applied.refused is not None for applied in result):
-                for item in items:  # one refusal undoes its whole list: record the others by themselves
-                    self._record([item], now)
-                return
-            if armed:
-                _reach_ends(items, "after")
-            if self._unsettled:
-                self._unsettled.difference_update(items)
-                if not self._unsettled:
-                    asyncio.get_running_loop().call_soon(self.dispatch)
-            if len(items) > 1:
-                for item, applied in zip(items, result, strict=True):
-                    self._recorded(item, (applied,))
-            else:
-                self._recorded(items[0], result)
-
-        self._store.submit(writes, committed, now=now)
-
-    def _recorded(self, item: _Settling, applied: Sequence[Applied]) -> None:
-        write, refused = item.write, applied[0].refused
-        held = item.held
-        if held.claim is not None and held.flow.gate.meter is not None:
-            self._window.metering.ended(held.flow.gate, held.claim.invocation.flow)
-        if refused is not None:
-            for closure in item.more:
-                if isinstance(closure, Closed):  # the attempt was not ours any more; what it was told is true
-                    self._store.submit([closure], _ignore, now=self._clock.now())
-            if not isinstance(refused, LeaseLost):
-                self._on_error("an outcome was refused", {"error": str(refused), "code": refused.code})
-        elif type(write) is Settle:
-            self._tell(write)
-        elif isinstance(write, Retry):
-            invocation = write.claim.invocation
-            self._window.wake_at(invocation.flow, invocation.function, write.due_at)
-        elif isinstance(write, ChunkDone):
-            self._tell(write.settle)
-        if item.more and refused is None:
-            puts = [(w, a) for w, a in zip(item.more, applied[1:], strict=True) if isinstance(w, Put)]
-            self._arrived([put for put, _ in puts], [answer for _, answer in puts])
-        claim = item.held.claim
-        if claim is not None and claim.invocation.job is not None and self.jobs is not None:
-            self.jobs.settled([write, *item.more], applied)
-
-    def _tell(self, settle: Settle) -> None:
-        id = settle.claim.invocation.id
-        if id in self._watchers or self.on_end is not None:
-            self._ended(
-                Ended(id, settle.status, settle.result, settle.result_ref, settle.error, settle.attempts)
-            )
-
-    def _ended(self, ended: Ended) -> None:
-        """Those who wait for the invocation learn how it ended."""
-        if self.on_end is not None:
-            self.on_end(ended)
-        watchers = self._watchers.pop(ended.id, None)
-        if watchers is not None:
-            self._call(watchers, ended)
-
-    @staticmethod
-    def _call(watchers: Watcher | list[Watcher], ended: Ended) -> None:
-        if isinstance(watchers, list):
-            for watcher in watchers:
-                watcher(ended)
-        else:
-            watchers(ended)
-
-    def _unrecorded(self, items: list[_Settling], error: BaseException) -> None:
-        """The database could not record outcomes (a full disk): keep trying, since the functions have run,
-        and begin no others meanwhile.
-        """
-        if isinstance(error, HeadraceError):
-            self._unsettled.update(items)
-        if not self._late:
-            self._spawn(self._record_late(error))
-        self._late += items
-
-    async def _record_late(self, error: BaseException) -> None:
-        await self._clock.sleep(AGAIN_S)
-        late, self._late = self._late, []
-        self._on_error(
-            "outcomes could not be recorded; trying again", {"error": str(error), "count": len(late)}
-        )
-        now = self._clock.now()
-        plain = [item for item in late if not item.more]
-        if plain:
-            self._record(plain, now)
-        for item in late:
-            if item.more:
-                self._record([item], now)
-
-    def _bury(self, held: _Running, claim: Claim, now: float) -> None:
+    def _bury(self, held: Held, claim: Claim, now: float) -> None:
         settle = stillborn(claim, held.spec, now=now)
         assert settle is not None
-        self._settle([_Settling(settle, held, Outcome("error", error=settle.error))], now)
+        self.ends.settle([End(settle, held, Outcome("error", error=settle.error))], now)
 
-    def _destination(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
-        """The invocation that tells of an end. It is accepted also while the node stops, and when the code of
-        its function is not here just now: it is recorded with the end, or neither is.
-        """
-        call = destination_call(settle, spec, now=now)
-        if call is None:
-            return None
-        name, event = call
-        target = self._specs.get(name)
-        max_age_s = target.max_age_s if target is not None else DEFAULT_MAX_AGE_S
-        priority = target.priority if target is not None else 0
-        id = self._ids.next()
-        return Put(Invocation(id, name, name, event, now, now, now + max_age_s, priority, source=spec.name))
-
-    def _requeue(self, held: _Running, claim: Claim) -> None:
+    def _requeue(self, held: Held, claim: Claim) -> None:
         """An attempt that never began goes back to the front of its lane, or to the store while it may not
         begin; it costs nothing.
         """
@@ -848,7 +648,7 @@ class Dispatcher:
         if not self._pool.offer(attempt):
             return False
         flow = self._window.flow(spec.name, spec.name)
-        held = self._running[token] = _Running(id, spec, flow, None, None, future)
+        held = self.attempts.held[token] = Held(id, spec, flow, None, None, future)
         held.payload = payload
         flow.running += 1
         gate.running += 1
@@ -857,172 +657,6 @@ class Dispatcher:
         return True
 
     # ---- control ----
-
-    async def cancel(self, id: int) -> bool:
-        """End an invocation that waits or runs. True once a running one was told to stop or a waiting one has
-        ended.
-
-        Raises WrongState when it has ended, from the store.
-        """
-        token = self._tokens.get(id)
-        if token is not None:
-            return self._kill(token)
-        now = self._clock.now()
-        found = self._window.find(id)
-        if found is not None:
-            return await self._cancel_ready(*found, now)
-        [applied] = await self._store.apply([CancelWaiting(id)], now=now)
-        if (
-            isinstance(applied.refused, WrongState)
-            and self._store.shared
-            and applied.refused.args[1] == "claimed"
-        ):
-            await self._store.tell(f"cancel:{id}")  # another node runs it
-            return True
-        if applied.refused is not None:
-            raise applied.refused
-        self._tell_cancelled(id)
-        return True
-
-    async def cancel_matching(
-        self, *, function: str | None = None, tag: str | None = None
-    ) -> tuple[int, int]:
-        """End all invocations of a function, with a tag, or both, that were accepted before now; those of
-        jobs excepted, which end with their job. Returns how many ended while they waited, and how many
-        running ones were told to stop.
-
-        What was asked for is done when it returns, but for the running ones' ends. The store is asked in
-        small steps, so that others go on meanwhile. Other nodes are told, and end what they hold by
-        themselves; it is not counted. Raises what the store does; then a part was cancelled.
-        """
-        matching = Matching(function, tag, self._ids.next())
-        if self._store.shared:
-            await self._store.tell(f"{CANCEL_WORD}:{matching.text}")
-        return await self._cancel_all(matching)
-
-    def cancel_heard(self, text: str) -> None:
-        """Another node cancels what matches: so does this one with what it holds."""
-        self._spawn(self._cancel_all(Matching.of_text(text)))
-
-    async def _cancel_all(self, matching: Matching) -> tuple[int, int]:
-        self._cancelling.append(matching)
-        cancelled = stopping = 0
-        try:
-            while True:
-                loading = [flow.loading for flow in self._window.flows.values() if flow.loading is not None]
-                if loading:
-                    await asyncio.wait(loading)
-                found = await self._cancel_ready_matching(matching)
-                stopping += self._stop_matching(matching)
-                found += await self._cancel_stored(matching)
-                cancelled += found
-                begun = self._stop_matching(matching)
-                stopping += begun
-                if not found and not begun:
-                    return cancelled, stopping
-        finally:
-            self._cancelling.remove(matching)
-
-    async def _cancel_stored(self, matching: Matching) -> int:
-        """End those that nobody has claimed."""
-        cancelled = after = 0
-        while True:
-            write = CancelMatching(matching.function, matching.tag, CANCEL_MAX, after, matching.below)
-            [applied] = await self._store.apply([write], now=self._clock.now())
-            if applied.refused is not None:
-                raise applied.refused
-            ids = applied.ids or []
-            for id in ids:
-                self._tell_cancelled(id)
-            cancelled += len(ids)
-            if len(ids) < CANCEL_MAX:
-                return cancelled
-            if matching.tag is not None:
-                after = ids[-1]
-
-    async def _cancel_ready_matching(self, matching: Matching) -> int:
-        """End those that are claimed and have not begun."""
-        taken: list[Claim] = []
-        for flow in self._window.flows.values():
-            for lane in flow.lanes.values():
-                chosen = [claim for claim in lane.ready if matching.has(claim.invocation)]
-                if chosen:
-                    kept = [claim for claim in lane.ready if not matching.has(claim.invocation)]
-                    lane.ready.clear()
-                    lane.ready.extend(kept)
-                    taken += chosen
-        cancelled = 0
-        error = {"code": "cancelled", "message": "cancelled before it began"}
-        while taken:
-            batch = taken[:CANCEL_MAX]
-            settles = [Settle(claim, Status.CANCELLED, error=error, begun=False) for claim in batch]
-            try:
-                answers = await self._store.apply(settles, now=self._clock.now())
-                if answers[0].refused is not None:  # one claim was lost meanwhile: the others by themselves
-                    answers = [
-                        (await self._store.apply([settle], now=self._clock.now()))[0] for settle in settles
-                    ]
-            except HeadraceError:
-                self._window.take(taken)  # what was recorded after all is refused when it is run
-                self.dispatch()
-                raise
-            del taken[:CANCEL_MAX]
-            for settle, applied in zip(settles, answers, strict=True):
-                if applied.refused is None:
-                    self._tell(settle)
-                    cancelled += 1
-        for flow in list(self._window.flows.values()):
-            if flow.more:
-                self._window.refill(flow)
-        return cancelled
-
-    def _stop_matching(self, matching: Matching) -> int:
-        """Tell running ones to stop; how many had not been told before."""
-        told = 0
-        for token, held in list(self._running.items()):
-            if held.claim is not None and not held.cancelled and matching.has(held.claim.invocation):
-                self._kill(token)
-                told += 1
-        return told
-
-    def _is_cancelled(self, claim: Claim) -> bool:
-        return any(matching.has(claim.invocation) for matching in self._cancelling)
-
-    def _tell_cancelled(self, id: int) -> None:
-        """Those who wait for an invocation learn that it was cancelled in the store."""
-        watchers = self._watchers.pop(id, None)
-        if watchers is None and self.on_end is None:
-            return
-        error = {"code": "cancelled", "message": "cancelled while it waited"}
-        ended = Ended(id, Status.CANCELLED, error=error)
-        if self.on_end is not None:
-            self.on_end(ended)
-        if watchers is not None:
-            self._call(watchers, ended)
-
-    async def _cancel_ready(self, lane: Lane, claim: Claim, now: float) -> bool:
-        error = {"code": "cancelled", "message": "cancelled before it began"}
-        settle = Settle(claim, Status.CANCELLED, error=error, begun=False)
-        lane.ready.remove(claim)
-        try:
-            [applied] = await self._store.apply([settle], now=now)
-        except HeadraceError:
-            lane.ready.appendleft(claim)  # it was not recorded, so it is still to be run
-            self._window.rotation.offer(lane)
-            self.dispatch()
-            raise
-        if applied.refused is not None:
-            return False
-        self._tell(settle)
-        if self.jobs is not None and claim.invocation.job is not None:
-            self.jobs.settled([settle], [applied])
-        return True
-
-    def kill_job(self, job: int) -> None:
-        """Stop every running invocation of a job."""
-        for token, held in list(self._running.items()):
-            if held.claim is not None and held.claim.invocation.job == job:
-                self._kill(token)
 
     async def pause(self, function: str, *, paused: bool) -> None:
         """Stop starting a function's invocations, or go on. The backlog is kept. Raises UnknownFunction."""
@@ -1037,7 +671,7 @@ class Dispatcher:
             raise
         window.pause(gate, paused=paused)
         if paused:
-            self._recall(lambda held: held.spec.name == function)
+            self.attempts.recall(lambda held: held.spec.name == function)
 
     async def open(self, name: str) -> None:
         """End the closure of `function:NAME` or `key:KEY` now; harmless when there is none."""
@@ -1049,29 +683,16 @@ class Dispatcher:
         self._window.close(name, until)
         kind, _, rest = name.partition(":")
         if kind == "function":
-            self._recall(lambda held: held.spec.name == rest)
+            self.attempts.recall(lambda held: held.spec.name == rest)
         else:
-            self._recall(lambda held: held.claim is not None and key_of(held.claim.invocation.flow) == rest)
+            self.attempts.recall(
+                lambda held: held.claim is not None and key_of(held.claim.invocation.flow) == rest
+            )
 
-    def _recall(self, meant: Callable[[_Running], bool]) -> None:
-        """Ask back what the pool holds of these and has not begun; it is reported as `returned`."""
-        tokens = [token for token, held in self._running.items() if held.claim is not None and meant(held)]
-        if tokens:
-            for pool in self._pools:
-                pool.recall(tokens)
-
-    def _kill(self, token: int) -> bool:
-        held = self._running.get(token)
-        if held is not None:
-            held.cancelled = True
-        return any(pool.kill(token) for pool in self._pools)
-
-    def output(self, id: int) -> bytes:
-        """What a running invocation has printed so far."""
-        token = self._tokens.get(id)
-        if token is None:
-            return b""
-        return next((found for pool in self._pools if (found := pool.output(token))), b"")
+    @property
+    def paused(self) -> set[str]:
+        """The functions of which this node begins nothing, because they are paused."""
+        return {gate.name for gate in self._window.gates.values() if gate.paused}
 
     def wake(self, flow: str, function: str) -> None:
         """Something of the flow waits in the store that nobody claimed."""
@@ -1101,51 +722,10 @@ class Dispatcher:
         found = self._window.flows.get(flow)
         return found.running if found is not None else 0
 
-    def progress(self, token: int, told: dict[str, Any]) -> None:
-        """A function said how far it is; kept until its attempt ends."""
-        held = self._running.get(token)
-        if held is not None:
-            held.progress = told
-
-    def progress_of(self, id: int) -> dict[str, Any] | None:
-        """How far a running invocation said it is."""
-        token = self._tokens.get(id)
-        held = self._running.get(token) if token is not None else None
-        return held.progress if held is not None else None
-
-    def is_running(self, id: int) -> bool:
-        """Whether this node's pool holds the invocation."""
-        return id in self._tokens
-
-    @property
-    def unrecorded(self) -> int:
-        """Outcomes that the store could not take yet; nothing begins while there are any."""
-        return len(self._unsettled)
-
     def running_of(self, function: str) -> int:
         """Attempts of a function, synchronous calls included, that the pool holds."""
         found = self._window.gates.get(function)
         return found.running if found is not None else 0
-
-    def running_s(self, id: int) -> float | None:
-        """For how many seconds an invocation has been executing here, 0 while it is placed behind others;
-        None when the pool does not hold it.
-        """
-        token = self._tokens.get(id)
-        if token is None:
-            return None
-        times = (seconds for pool in self._pools for other, seconds in pool.running() if other == token)
-        return next(times, 0.0)
-
-    def at_work(self, limit: int) -> list[tuple[str, float]]:
-        """What executes now, up to `limit`: (function, seconds since it began), the longest first."""
-        found = [
-            (held.spec.name, seconds)
-            for pool in self._pools
-            for token, seconds in pool.running()
-            if (held := self._running.get(token)) is not None
-        ]
-        return heapq.nlargest(limit, found, key=lambda item: item[1])
 
     def ready_above(self, priority: int, *, beside: str) -> int:
         """Claims of other flows than `beside` that are ready with a higher priority."""
@@ -1159,15 +739,7 @@ class Dispatcher:
 
     def counts(self) -> tuple[int, int, int]:
         """(attempts with the pool, claims ready, callers waiting for a worker)."""
-        return len(self._running), self._window.held, len(self._calls.waiting)
-
-    def running_by_function(self) -> dict[str, int]:
-        """Durable attempts with the pool, by function."""
-        out: dict[str, int] = {}
-        for held in self._running.values():
-            if held.claim is not None:
-                out[held.spec.name] = out.get(held.spec.name, 0) + 1
-        return out
+        return len(self.attempts.held), self._window.held, len(self._calls.waiting)
 
     # ---- among other nodes ----
 
@@ -1204,11 +776,6 @@ class Dispatcher:
         """Something of a flow that is in the window can be claimed."""
         self._window.need(self._window.flows[name])
 
-    def cancel_here(self, id: int) -> bool:
-        """Stop an invocation if this node runs it."""
-        token = self._tokens.get(id)
-        return token is not None and self._kill(token)
-
     async def share(self, *, alone: bool) -> None:
         """Other nodes have come, or all have gone: hold ready only what keeps nobody else idle."""
         if self._window.alone == alone:
@@ -1218,6 +785,7 @@ class Dispatcher:
             excess = self._window.excess()
             if excess:
                 await self._window.hand_back(excess)
+        self._window.look()
 
     def fence(self) -> None:
         """The node's lease may have run out: drop what is ready, stop what runs, and report nothing of it."""
@@ -1225,10 +793,7 @@ class Dispatcher:
         window.open = False
         for flow in window.flows.values():
             window.empty(flow)
-        for token, held in list(self._running.items()):
-            if held.claim is not None and not held.fenced:
-                held.fenced = True
-                self._kill(token)
+        self.attempts.fence()
 
     async def rejoin(self, node: str) -> None:
         """Go on under a new node id, after `fence`; the old id's claims are no longer this node's."""
@@ -1247,31 +812,27 @@ class Dispatcher:
         if self._window.open:
             await self._find_flows()
 
-    def watched(self, limit: int) -> list[int]:
-        """Up to `limit` invocations that somebody here waits for."""
-        return list(itertools.islice(self._watchers, limit))
-
-    def tell_ended(self, record: Record) -> None:
-        """An invocation that another node may have run has ended: those who wait for it learn how."""
-        self._ended(Ended(record.invocation.id, record.status, record.result or b"", record.result_ref,
-                          record.error, record.attempts))  # fmt: skip
+    def _hand_on(self) -> None:
+        """Give back what has not begun since the last time: a node beside this one may have a free worker."""
+        self.attempts.hand_on()
+        excess = self._window.excess()
+        if excess:
+            self._spawn(self._window.hand_back(excess))
 
     async def _mark_long(self) -> None:
+        turns = 0
         while True:
             await self._clock.sleep(MARK_AFTER_S)
             self._window.measure(self._token)
-            if not self._running:
+            if not self.attempts.held:
                 continue
+            turns += 1
+            if not self._window.alone and turns % HAND_ON_TURNS == 0:
+                self._hand_on()
             now = self._clock.now()
             marks: list[Write] = []
-            for token, seconds in [item for pool in self._pools for item in pool.running()]:
-                held = self._running.get(token)
-                if (
-                    held is not None
-                    and held.claim is not None
-                    and not held.marked
-                    and seconds >= MARK_AFTER_S
-                ):
+            for _, held, seconds in self.attempts.executing():
+                if held.claim is not None and not held.marked and seconds >= MARK_AFTER_S:
                     held.marked = True
                     marks.append(MarkRunning(held.claim, now - seconds))
             for mark in marks:
@@ -1287,21 +848,6 @@ class Dispatcher:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_error("the dispatcher failed", {"error": f"{type(error).__name__}: {error}"})
-
-
-def _reach_ends(items: Iterable[_Settling], side: str) -> None:
-    """The fault points of ends of attempts, by what they end as."""
-    for item in items:
-        write = item.write
-        settle = write.settle if isinstance(write, ChunkDone) else write
-        if item.held.claim is not None and item.held.claim.invocation.job is not None:
-            reach(f"chunk.{side}")
-        elif isinstance(write, Retry):
-            reach(f"retry.{side}")
-        elif isinstance(settle, Settle) and settle.status is Status.DEAD:
-            reach(f"dead.{side}")
-        else:
-            reach(f"complete.{side}")
 
 
 def _ignore(result: list[Applied] | BaseException) -> None:

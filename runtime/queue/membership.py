@@ -13,7 +13,8 @@ from typing import Any
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError, LeaseLost
 from headrace.runtime.model.limits import key_of
-from headrace.runtime.queue.dispatcher import CANCEL_WORD, Dispatcher
+from headrace.runtime.queue.cancelling import CANCEL_WORD
+from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.store.protocol import Store
 
 MARGIN = 0.2
@@ -174,9 +175,9 @@ class Membership:
         elif kind == "moved":
             moved(int(rest))
         elif kind == "cancel":
-            dispatcher.cancel_here(int(rest))
+            dispatcher.attempts.kill_invocation(int(rest))
         elif kind == CANCEL_WORD:
-            dispatcher.cancel_heard(rest)
+            dispatcher.cancelling.heard(rest)
         elif kind == "job":
             if dispatcher.flow_known(word):
                 dispatcher.wake_flow(word)
@@ -190,10 +191,10 @@ class Membership:
         """Tell those who wait here of invocations that other nodes have ended, until cancelled."""
         while True:
             await self._clock.sleep(ENDED_S)
-            if dispatcher.alone or not (ids := dispatcher.watched(ENDED_MAX)):
+            if dispatcher.alone or not (ids := dispatcher.watchers.some(ENDED_MAX)):
                 continue
             try:
                 for record in await self._store.ended(ids):
-                    dispatcher.tell_ended(record)
+                    dispatcher.watchers.recorded(record)
             except HeadraceError as error:
                 self._on_error("ends could not be read; trying again", {"error": str(error)})

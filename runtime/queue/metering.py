@@ -13,6 +13,7 @@ import msgspec
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.fault import reach
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import (
     KEY_MARK,
@@ -51,6 +52,10 @@ class Ready(Protocol):
     """The window, as far as metering needs it."""
 
     open: bool
+    alone: bool
+
+    def ahead(self) -> int:
+        """Claims that may be held while there are other nodes."""
 
     def flow(self, name: str, function: str) -> Flow:
         """The flow that claims of that name are held in."""
@@ -213,7 +218,8 @@ class Metering:
             return
         wanting = meter.wanting
         if wanting and not meter.blocked:
-            room = max(READY, gate.running) - meter.asked - sum(flow.held for flow in gate.flows.values())
+            ready = max(READY, gate.running) if self._window.alone else self._window.ahead()
+            room = ready - meter.asked - sum(flow.held for flow in gate.flows.values())
             while room > 0 and wanting:
                 name = next(iter(wanting))
                 del wanting[name]
@@ -256,6 +262,8 @@ class Metering:
             claims = await self._store.claim(
                 self.node, flow=name, limit=portion, now=now, function=gate.name, limits=limits
             )
+            if claims:
+                reach("claim")
             shut = gate.paused or gate.closed or flow.closed or window.closed_until(key_of(name)) is not None
             if shut or not window.open or (claims and claims[0].node != self.node):
                 await self._store.release(claims)

@@ -18,6 +18,9 @@ class AttemptPool(Protocol):
     def offer(self, attempt: Attempt) -> bool:
         """Place the attempt on a worker, or return False when there is no room for it now."""
 
+    def free(self) -> int:
+        """How many workers hold no attempt at all."""
+
     def kill(self, token: int) -> bool:
         """End an attempt; it is reported as `cancelled`. False when the pool does not hold it."""
 

@@ -42,10 +42,9 @@ Spawn = Callable[[Any], "asyncio.Task[Any]"]
 class Window:
     """The ready claims of this node. `node` is its id in every claim.
 
-    `spare` is how many claims may be held for each flow, while there are other nodes, before it is known how
-    fast they are worked off. `loaded` says whether a function's code is here, `ready` is called when claims
-    have come, `spawn` runs a task of the dispatcher's. `open` is False until claiming begins, and again when
-    the node stops.
+    `free` says how many workers have nothing to do, `loaded` whether a function's code is here; `ready` is
+    called when claims have come, `spawn` runs a task of the dispatcher's. `open` is False until claiming
+    begins, and again when the node stops.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Window:
         node: str,
         clock: Clock,
         size: int,
-        spare: int,
+        free: Callable[[], int],
         loaded: Callable[[str], bool],
         ready: Callable[[], None],
         spawn: Spawn,
@@ -69,7 +68,7 @@ class Window:
         self._ready = ready
         self._spawn = spawn
         self._on_error = on_error
-        self._spare = spare
+        self._free = free
         self._begun = 0
         self._pace = 0.0
         self._paced_at = clock.monotonic()
@@ -223,8 +222,20 @@ class Window:
     def _limit(self, flow: Flow) -> int:
         size = self._size
         if not self.alone:  # what waits here could begin elsewhere
-            size = min(size, self._spare + int(self._pace * AHEAD_S))
+            size = min(size, self.ahead())
         return min(size, max(int(WINDOW_BYTES / flow.payload_bytes), URGENT))
+
+    def ahead(self) -> int:
+        """Claims that may be held while there are other nodes: what begins at once, or very soon."""
+        return self._free() + int(self._pace * AHEAD_S)
+
+    def look(self) -> None:
+        """A worker may have become free: ask for what is known to wait in the store."""
+        for flow in list(self.flows.values()):
+            if flow.more and flow.gate.meter is None:
+                self.refill(flow)
+        for gate in self._metered():
+            self.metering.pump(gate)
 
     def measure(self, begun: int) -> None:
         """Learn how fast work is begun here, from all that was begun so far; called a few times a second."""
@@ -243,8 +254,6 @@ class Window:
                 while over > 0 and lane.ready:
                     out.append(lane.ready.pop())
                     over -= 1
-            if over > 0 or out:
-                flow.more = True
         return out
 
     def become(self, node: str) -> None:
@@ -311,7 +320,8 @@ class Window:
             return
         if not self.open or flow.closed or flow.loading is not None or not flow.more:
             return
-        if flow.held + flow.coming >= max(self._limit(flow) // 2, 1) and not flow.passed_over:
+        held, limit = flow.held + flow.coming, self._limit(flow)
+        if (held >= max(limit // 2, 1) and not flow.passed_over) or (not self.alone and held >= limit):
             return
         if flow.gate.shut or (not self._loaded(flow.gate.name) and not flow.name.startswith("job:")):
             return
@@ -320,7 +330,7 @@ class Window:
     async def _load(self, flow: Flow) -> None:
         try:
             room = min(self._limit(flow) - flow.held - flow.coming, LOAD)
-            limit = max(room, min(URGENT, self._size))
+            limit = max(room, min(URGENT, self._size) if self.alone else 1)
             flow.more = False
             now = self._clock.now()
             claims = await self._store.claim(

@@ -144,10 +144,16 @@ def moved(transaction: Recording, write: JobMoved, now: float) -> Applied:
 
 
 def redriven(transaction: Recording, write: JobRedriven, now: float) -> Applied:
-    """From the leaves up: reduces above what runs again are removed, other dead and cancelled ones wait."""
+    """From the leaves up: reduces above what runs again are removed, other dead and cancelled ones wait.
+    Refused once retention has begun to remove the job.
+    """
     db, job = transaction.db, write.job
     _expect(transaction, job, write.expected, "be redriven")
     [chunks] = _job(transaction, job, "chunks")
+    [kept] = db.execute("SELECT count(*) FROM invocation WHERE job = ? AND stage = 0", (job,)).fetchone()
+    if kept < chunks:
+        shown = f"out of date, {chunks - kept} of its {chunks} chunks are removed,"
+        raise Refused(WrongState(f"job {show_id(job)}", shown, "be redriven: submit it again"))
     top = db.execute("SELECT max(stage) FROM invocation WHERE job = ?", (job,)).fetchone()[0]
     stale: set[int] = set()
     among, listed = db.dialect.among, db.dialect.listed

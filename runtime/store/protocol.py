@@ -62,6 +62,15 @@ class ScheduleState(msgspec.Struct, kw_only=True):
     last_due_at: float | None = None
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """What one batch of retention removed."""
+
+    count: int
+    """Invocations and jobs."""
+    refs: list[str]
+    """Addresses in the system bucket (payload_ref, result_ref) that nobody needs any more."""
+
+
 class Closure(msgspec.Struct, kw_only=True):
     """A function (`function:NAME`) or key (`key:KEY`) of which nothing is claimed before a moment."""
 
@@ -229,13 +238,11 @@ class InvocationStore(Protocol):
     async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
         """Which version each node served, the newest first, begun at `before` or earlier."""
 
-    async def expire(
-        self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
-    ) -> list[str]:
+    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
         """Remove up to `limit` ended invocations: succeeded and cancelled ones that ended before
         `succeeded_before` or are beyond the newest `keep`, dead ones that ended before `dead_before`; with
-        jobs that ended before `dead_before` and their invocations. An unended job's invocations stay. Returns
-        the object addresses (payload_ref, result_ref in the system bucket) that nobody needs any more.
+        jobs that ended before `dead_before` and their invocations. An unended job's invocations stay. There
+        may be more to remove when it removed `limit`.
         """
 
     async def expire_keys(self, *, before: float, limit: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace.runtime.store.database import Database, counted
 from headrace.runtime.store.page import ids
-from headrace.runtime.store.protocol import KEY_GRACE_S
+from headrace.runtime.store.protocol import KEY_GRACE_S, Removed
 from headrace.runtime.store.tally import REMOVED, Tally, add_to_books
 
 _ENDED = "status IN (2, 4) AND job IS NULL"
@@ -24,7 +24,7 @@ def expire(
     system: str,
     *,
     shard: int = 0,
-) -> list[str]:
+) -> Removed:
     """One batch of retention, the oldest first; nothing while another node is at it.
 
     `system` is how addresses in the system bucket begin; `shard` the shard of the books that this node adds
@@ -33,7 +33,7 @@ def expire(
     with db.transaction():
         alone = db.dialect.alone
         if alone is not None and not db.execute(alone, (_LOCK,)).fetchone()[0]:
-            return []
+            return Removed(0, [])
         return _expire(db, succeeded_before, dead_before, keep, limit, system, shard)
 
 
@@ -59,7 +59,7 @@ def expire_keys(db: Database, before: float, limit: int) -> int:
 
 def _expire(
     db: Database, succeeded_before: float, dead_before: float, keep: int, limit: int, system: str, shard: int
-) -> list[str]:
+) -> Removed:
     skip = db.dialect.skip
     ended = _first(
         db, f"{_ENDED} AND ended_at < ? ORDER BY ended_at, id LIMIT ?{skip}", (succeeded_before, limit)
@@ -73,6 +73,7 @@ def _expire(
         (dead_before, limit - len(ended)),
     )
     refs: list[str | None] = []
+    jobs = 0
     # What a node still runs of an ended job keeps the job, until it ends as well.
     for job, result_ref in db.execute(
         "SELECT id, result_ref FROM job WHERE ended_at IS NOT NULL AND ended_at < ? AND NOT EXISTS"
@@ -87,6 +88,7 @@ def _expire(
         if len(ended) >= limit:
             break  # the rest of its invocations, and then the job, next time
         db.execute("DELETE FROM job WHERE id = ?", (job,))
+        jobs += 1
         refs.append(result_ref)
     chosen = f"{db.dialect.among('id')} AND status IN (2, 3, 4)"
     listed = (db.dialect.listed(ended),)
@@ -96,11 +98,13 @@ def _expire(
         listed,
     ):
         refs += pair
-    removed = Tally()
+    removed, count_all = Tally(), 0
     for function, status, count in counted(db, "DELETE FROM invocation", chosen, "function, status", listed):
         removed.add(function, status - 1 + REMOVED, count)
+        count_all += count
     add_to_books(db, removed, shard)
-    return [ref for ref in dict.fromkeys(refs) if ref is not None and ref.startswith(system)]
+    ours = [ref for ref in dict.fromkeys(refs) if ref is not None and ref.startswith(system)]
+    return Removed(count_all + jobs, ours)
 
 
 def _kept(db: Database) -> int:

@@ -16,26 +16,16 @@ from typing import Any
 
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, HeadraceError, StoreUnavailable
-from headrace.runtime.model.audit import Audit, Reference
-from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
-from headrace.runtime.model.job import Job, JobCounts
+from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
-from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import audit, calls, jobsteps, reads, retention, schedules, steps
+from headrace.runtime.store import calls, jobsteps, retention, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import Database, SqliteDatabase
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.longread import LongReader
-from headrace.runtime.store.protocol import (
-    Closure,
-    Counters,
-    Deployment,
-    Done,
-    Gather,
-    LedgerRow,
-    ScheduleState,
-)
+from headrace.runtime.store.protocol import Removed
+from headrace.runtime.store.questions import Questions
 from headrace.runtime.store.readers import Readers
 from headrace.runtime.store.version import SCHEMA
 from headrace.runtime.store.writer import Writer, fault
@@ -54,7 +44,7 @@ _CHECKED_AFTER_KILL_BYTES = 2 << 30
 _CHECK_STEPS = 100_000
 
 
-class SqliteStore:
+class SqliteStore(Questions):
     """A `Store` in the file `path`; the folder is made when it is missing.
 
     `clock` measures commits. `connection` is the class of the writing connection, which a test may replace to
@@ -123,9 +113,6 @@ class SqliteStore:
         damage = self._running[0].damage if self._running is not None else None
         return None if damage is None else str(damage)
 
-    async def latest(self) -> float:
-        return await self._readers.ask(reads.latest)
-
     async def health(self) -> dict[str, Any]:
         def ask(db: Database) -> dict[str, Any]:
             facts = dict(db.execute('SELECT "key", value FROM meta').fetchall())
@@ -149,33 +136,6 @@ class SqliteStore:
 
     # ---- the queue ----
 
-    def submit(
-        self,
-        writes: Sequence[Write],
-        done: Done,
-        *,
-        now: float,
-        on_disk: Callable[[], None] | None = None,
-    ) -> None:
-        self._writer.submit(writes, done, now, on_disk)
-
-    def submit_later(self, gather: Gather) -> None:
-        self._writer.submit_later(gather)
-
-    async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
-        future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()
-
-        def done(answer: list[Applied] | BaseException) -> None:
-            if future.done():  # the waiter was cancelled; the writes stand
-                return
-            if isinstance(answer, BaseException):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-        self._writer.submit(writes, done, now)
-        return await future
-
     @property
     def shared(self) -> bool:
         return False
@@ -197,9 +157,6 @@ class SqliteStore:
 
     async def next_due(self, flow: str, *, now: float) -> float | None:
         return await self._writer.call(lambda db: calls.next_due(db, self._claims, flow, now))
-
-    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
-        return await self._readers.ask(lambda db: reads.flows(db, after, limit))
 
     async def release(self, claims: Sequence[Claim]) -> None:
         await self._writer.call(lambda db: calls.release(db, self._claims, claims))
@@ -230,102 +187,13 @@ class SqliteStore:
     async def release_expired(self, *, now: float) -> list[Claim]:
         return await self._writer.call(lambda db: calls.release_expired(db, self._claims, now))
 
-    # ---- invocations ----
+    # ---- retention ----
 
-    async def get(self, id: int) -> Record | None:
-        return await self._readers.ask(lambda db: reads.get(db, id))
-
-    async def find(
-        self,
-        *,
-        function: str | None = None,
-        status: Status | None = None,
-        tag: str | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Record]:
-        return await self._readers.ask(lambda db: reads.find(db, function, status, tag, before, limit))
-
-    async def ended(self, ids: Sequence[int]) -> list[Record]:
-        return await self._readers.ask(lambda db: reads.ended(db, ids))
-
-    async def known(self, ids: Sequence[int]) -> set[int]:
-        return await self._readers.ask(lambda db: reads.known(db, ids))
-
-    async def ahead(self, invocation: Invocation, *, now: float, limit: int) -> int:
-        return await self._readers.ask(lambda db: reads.ahead(db, invocation, now, limit))
-
-    async def counters(self) -> dict[str, Counters]:
-        return await self._readers.ask(reads.counters)
-
-    async def paused(self) -> set[str]:
-        return await self._readers.ask(reads.paused)
-
-    async def closures(self, *, now: float) -> list[Closure]:
-        return await self._readers.ask(lambda db: reads.closures(db, now))
-
-    async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
-        return await self._readers.ask(lambda db: reads.deployments(db, before, limit))
-
-    async def expire(
-        self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
-    ) -> list[str]:
+    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
         system = f"s3://{SYSTEM_BUCKET}/"
         return await self._writer.call(
             lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
         )
-
-    async def expire_keys(self, *, before: float, limit: int) -> int:
-        return await self._writer.call(lambda db: retention.expire_keys(db, before, limit))
-
-    # ---- jobs ----
-
-    async def job(self, id: int) -> Job | None:
-        return await self._readers.ask(lambda db: reads.job(db, id))
-
-    async def jobs(
-        self,
-        *,
-        status: Sequence[str] = (),
-        function: str | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Job]:
-        return await self._readers.ask(lambda db: reads.jobs(db, status, function, before, limit))
-
-    async def job_counts(self, id: int) -> dict[int, JobCounts]:
-        return await self._readers.ask(lambda db: reads.job_counts(db, id))
-
-    async def job_parts(self, id: int, *, stage: int, after: int = -1, limit: int = 1000,
-                        status: Status | None = None) -> list[Record]:  # fmt: skip
-        return await self._readers.ask(lambda db: reads.job_parts(db, id, stage, after, limit, status))
-
-    # ---- triggers ----
-
-    async def ledger(
-        self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000
-    ) -> list[LedgerRow]:
-        return await self._readers.ask(lambda db: reads.ledger(db, trigger, bucket, after, limit))
-
-    async def cursor(self, name: str) -> str | None:
-        return await self._readers.ask(lambda db: reads.cursor(db, name))
-
-    async def schedule(self, name: str, *, definition: str, now: float) -> ScheduleState:
-        return await self._writer.call(lambda db: schedules.schedule(db, name, definition, now))
-
-    async def schedules(self) -> list[ScheduleState]:
-        return await self._readers.ask(schedules.schedules)
-
-    async def pause_schedule(self, name: str, *, paused: bool) -> None:
-        await self._writer.call(lambda db: schedules.pause_schedule(db, name, paused))
-
-    # ---- audits ----
-
-    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
-        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
-
-    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
-        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 

@@ -306,7 +306,7 @@ async def test_waiting_for_many_answers_with_those_that_have_ended(tmp_path: Pat
         assert found["pending"] == [ids[2]]
         node.pool.run()
         await node.idle()
-        assert node.dispatcher._watchers == {}
+        assert not node.dispatcher.watchers
         for wrong in ({"ids": ["xyz"]}, {"ids": 3}, {}, [], {"ids": [UNSAFE]}, {"ids": ["-1"]}):
             refused(await node.request("POST", "/v1/invocations/wait", wrong), 400, "bad_request")
 
@@ -317,7 +317,7 @@ async def test_a_wait_ends_with_what_is_known_when_its_time_is_over(tmp_path: Pa
         shown = await node.request("GET", f"/v1/invocations/{id}", query={"wait_s": "100"})
         assert shown.json["status"] == "running"
         assert shown.json["result"] is None
-        assert node.dispatcher._watchers == {}
+        assert not node.dispatcher.watchers
         node.pool.run()
         await node.idle()
 
@@ -417,7 +417,7 @@ async def test_a_repeat_while_the_first_runs_waits_and_is_409_at_its_deadline(tm
         node.pool.run()
         assert (await third).json == 5
         assert node.pool.begun == 1
-        assert node.dispatcher._watchers == {}
+        assert not node.dispatcher.watchers
 
 
 async def test_a_failed_first_call_is_repeated_as_the_same_failure(node: InlineNode) -> None:

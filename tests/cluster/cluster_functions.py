@@ -34,7 +34,7 @@ def timed(folder: str, seconds: float, context: Context) -> None:
 
 
 @app.function(retries=RetryPolicy(retries=5, base_s=0.01, max_s=0.05))
-def work(folder: str, n: int, context: Context, seconds: float = 0.0) -> int:
+def work(folder: str, n: int, context: Context, seconds: float = 0.0, pad: str = "") -> int:
     timed(folder, seconds, context)
     return n * n
 
@@ -68,3 +68,13 @@ def total(chunk: Chunk) -> int:
 @app.function
 def echo(event: Any) -> Any:
     return event
+
+
+@app.function(retries=RetryPolicy(retries=3, base_s=0.01, max_s=0.05))
+def by_turns(folder: str, context: Context) -> list[Any]:
+    """Each attempt runs until the test opens its own gate, and says whose it was."""
+    note(folder, "start", context.invocation_id, context.attempt)
+    while not (Path(folder) / f"open-{context.attempt}").exists():
+        time.sleep(0.005)
+    note(folder, "end", context.invocation_id, context.attempt)
+    return [NODE, context.attempt]

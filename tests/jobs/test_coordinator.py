@@ -391,7 +391,7 @@ async def test_a_chunk_that_somebody_cancelled_fails_the_job(tmp_path: Path) -> 
         await node.until(lambda: node.pool.attempts)
         node.pool.run()
         await node.until(lambda: node.pool.attempts)
-        await node.dispatcher.cancel(node.pool.attempts[0].invocation_id)
+        await node.dispatcher.cancelling.cancel(node.pool.attempts[0].invocation_id)
         job = await ended(node, id)
         assert job.status == "failed"
         assert job.error is not None

@@ -10,8 +10,8 @@ import pytest
 from headrace import App, Items
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
-from headrace.runtime.queue.dispatcher import Ended
 from headrace.runtime.queue.matching import Matching
+from headrace.runtime.queue.watchers import Ended
 from tests.inline_node import InlineNode
 
 shop = App("shop")
@@ -46,9 +46,9 @@ async def test_all_of_a_function_end_wherever_they_are_and_others_stay(held: Inl
     await held.until(lambda: len(held.pool.attempts) == 4)
     told: list[Ended] = []
     for id in [*ids, late]:
-        held.dispatcher.watch(id, told.append)
+        held.dispatcher.watchers.watch(id, told.append)
 
-    cancelled, stopping = await held.dispatcher.cancel_matching(function="shop.echo")
+    cancelled, stopping = await held.dispatcher.cancelling.cancel_matching(function="shop.echo")
     running = stopping
     records = await held.drive(*ids, late, step_s=0.0)
 
@@ -58,14 +58,14 @@ async def test_all_of_a_function_end_wherever_they_are_and_others_stay(held: Inl
     assert {(record.error or {})["code"] for record in records.values()} == {"cancelled"}
     assert sorted(ended.id for ended in told) == sorted([*ids, late])
     assert {ended.status for ended in told} == {Status.CANCELLED}
-    assert held.dispatcher._watchers == {}
+    assert not held.dispatcher.watchers
     assert held.pool.begun == 0
     await held.until(lambda: held.pool.attempts)
     held.pool.run()
     ends = await held.drive(*kept, step_s=0.0)
     assert {record.status for record in ends.values()} == {Status.SUCCEEDED}
     assert (await held.books()).cancelled == 61
-    assert await held.dispatcher.cancel_matching(function="shop.echo") == (0, 0)
+    assert await held.dispatcher.cancelling.cancel_matching(function="shop.echo") == (0, 0)
 
 
 async def test_a_tag_is_cancelled_over_functions_and_with_a_function_only_there(held: InlineNode) -> None:
@@ -75,16 +75,16 @@ async def test_a_tag_is_cancelled_over_functions_and_with_a_function_only_there(
     two = await held.put_many("shop.other", range(30), tags="red")
     free = await held.put_many("shop.echo", range(30), tags="blue")
 
-    assert await held.dispatcher.cancel_matching(function="shop.other", tag="red") == (30, 0)
+    assert await held.dispatcher.cancelling.cancel_matching(function="shop.other", tag="red") == (30, 0)
     assert {(await held.record(id)).status for id in two} == {Status.CANCELLED}
-    assert await held.dispatcher.cancel_matching(tag="red") == (30, 0)
+    assert await held.dispatcher.cancelling.cancel_matching(tag="red") == (30, 0)
     assert {(await held.record(id)).status for id in one} == {Status.CANCELLED}
     assert {(await held.record(id)).status for id in free} == {Status.WAITING}
 
 
 async def test_what_is_accepted_after_the_request_is_not_meant(held: InlineNode) -> None:
     ids = await held.put_many("shop.echo", range(50))
-    cancelling = asyncio.create_task(held.dispatcher.cancel_matching(function="shop.echo"))
+    cancelling = asyncio.create_task(held.dispatcher.cancelling.cancel_matching(function="shop.echo"))
     await asyncio.sleep(0)
     later = await held.put_many("shop.echo", range(5))
 
@@ -106,7 +106,7 @@ async def test_one_that_fails_while_it_is_told_to_stop_is_not_tried_again(held: 
     error = {"code": "function_error", "message": "no"}
     held.pool.kill = lambda token: False  # type: ignore[method-assign]  # it has just ended by itself
 
-    assert await held.dispatcher.cancel_matching(function="shop.echo") == (0, 1)
+    assert await held.dispatcher.cancelling.cancel_matching(function="shop.echo") == (0, 1)
     held.pool.end(attempt.token, Outcome("error", error=error))
 
     record = (await held.drive(id, step_s=0.0))[id]
@@ -118,7 +118,7 @@ async def test_one_that_succeeds_while_it_is_told_to_stop_has_succeeded(held: In
     id = await held.put("shop.echo", 1)
     await held.until(lambda: held.pool.attempts)
     held.pool.kill = lambda token: False  # type: ignore[method-assign]
-    assert await held.dispatcher.cancel(id) is False
+    assert await held.dispatcher.cancelling.cancel(id) is False
     held.pool.run()
     assert (await held.drive(id, step_s=0.0))[id].status is Status.SUCCEEDED
 
@@ -128,7 +128,7 @@ async def test_a_backlog_is_cancelled_in_batches_while_others_are_served(tmp_pat
         await node.dispatcher.pause("shop.echo", paused=True)
         for _ in range(4):
             await node.put_many("shop.echo", range(3_000))
-        cancelling = asyncio.create_task(node.dispatcher.cancel_matching(function="shop.echo"))
+        cancelling = asyncio.create_task(node.dispatcher.cancelling.cancel_matching(function="shop.echo"))
         served = 0
         while not cancelling.done():
             outcome = await node.dispatcher.call("shop.other", b"1")
@@ -189,7 +189,7 @@ async def test_what_another_node_cancels_ends_here_too(held: InlineNode) -> None
     await held.until(lambda: len(held.pool.attempts) == 4)
     there = Matching("shop.echo", "x", held.ids.next())
 
-    held.dispatcher.cancel_heard(there.text)
+    held.dispatcher.cancelling.heard(there.text)
 
     records = await held.drive(*ids, step_s=0.0)
     assert {record.status for record in records.values()} == {Status.CANCELLED}

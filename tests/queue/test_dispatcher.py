@@ -20,7 +20,7 @@ from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.policy import RetryPolicy
 from headrace.runtime.model.write import Redrive
-from headrace.runtime.queue.dispatcher import Ended
+from headrace.runtime.queue.watchers import Ended
 from tests.inline_node import InlineNode
 
 shop = App("shop")
@@ -126,10 +126,10 @@ async def test_watchers_learn_the_end_once_it_is_durable(node: InlineNode) -> No
     def watcher(ended: Ended) -> None:
         told.append((ended, True))
 
-    node.dispatcher.watch(put.invocation.id, watcher)
-    node.dispatcher.watch(put.invocation.id, unwanted.append)
-    node.dispatcher.unwatch(put.invocation.id, unwanted.append)
-    node.dispatcher.unwatch(put.invocation.id, unwanted.append)
+    node.dispatcher.watchers.watch(put.invocation.id, watcher)
+    node.dispatcher.watchers.watch(put.invocation.id, unwanted.append)
+    node.dispatcher.watchers.unwatch(put.invocation.id, unwanted.append)
+    node.dispatcher.watchers.unwatch(put.invocation.id, unwanted.append)
     await node.dispatcher.accept([put])
     await node.until(lambda: told)
 
@@ -141,7 +141,7 @@ async def test_watchers_learn_the_end_once_it_is_durable(node: InlineNode) -> No
         1,
     )
     assert (await node.record(put.invocation.id)).status is Status.SUCCEEDED
-    assert node.dispatcher._watchers == {}
+    assert not node.dispatcher.watchers
 
 
 async def test_a_failed_attempt_is_made_again_under_the_same_id(node: InlineNode) -> None:
@@ -286,7 +286,7 @@ async def test_a_success_reaches_its_destination_with_the_result(node: InlineNod
 async def test_a_cancelled_invocation_has_no_destination(held: InlineNode) -> None:
     id = await held.put("shop.reported", {"fail": True})
     await held.until(lambda: held.pool.attempts)
-    assert await held.dispatcher.cancel(id)
+    assert await held.dispatcher.cancelling.cancel(id)
     await held.drive(id)
     assert (await held.books()).accepted == 1
 
@@ -336,15 +336,15 @@ async def test_a_repeated_key_gives_the_first_invocation_and_counts_as_deduplica
 async def test_a_waiting_invocation_is_cancelled_and_never_runs(held: InlineNode) -> None:
     id = await held.put("shop.echo", 1, delay_s=60)
     told: list[Ended] = []
-    held.dispatcher.watch(id, told.append)
-    assert await held.dispatcher.cancel(id)
+    held.dispatcher.watchers.watch(id, told.append)
+    assert await held.dispatcher.cancelling.cancel(id)
     assert (await held.record(id)).status is Status.CANCELLED
     assert [ended.status for ended in told] == [Status.CANCELLED]
     await held.clock.advance(61)
     await held.quiet()
     assert held.pool.begun == 0
     with pytest.raises(WrongState):
-        await held.dispatcher.cancel(id)
+        await held.dispatcher.cancelling.cancel(id)
 
 
 async def test_a_ready_invocation_is_cancelled_and_never_runs(held: InlineNode) -> None:
@@ -352,8 +352,8 @@ async def test_a_ready_invocation_is_cancelled_and_never_runs(held: InlineNode) 
     await held.until(lambda: len(held.pool.attempts) == 4)
     assert held.dispatcher.counts()[:2] == (4, 2)
     told: list[Ended] = []
-    held.dispatcher.watch(ids[5], told.append)
-    assert await held.dispatcher.cancel(ids[5])
+    held.dispatcher.watchers.watch(ids[5], told.append)
+    assert await held.dispatcher.cancelling.cancel(ids[5])
     assert [ended.status for ended in told] == [Status.CANCELLED]
     held.pool.run()
     await held.until(lambda: held.pool.attempts)
@@ -367,8 +367,8 @@ async def test_a_ready_invocation_is_cancelled_and_never_runs(held: InlineNode) 
 async def test_a_running_invocation_is_cancelled_by_ending_its_attempt(held: InlineNode) -> None:
     id = await held.put("shop.flaky", {"fail": 0})
     await held.until(lambda: held.pool.attempts)
-    assert held.dispatcher.is_running(id)
-    assert await held.dispatcher.cancel(id)
+    assert held.dispatcher.attempts.has(id)
+    assert await held.dispatcher.cancelling.cancel(id)
     record = (await held.drive(id))[id]
     assert (record.status, held.pool.begun) == (Status.CANCELLED, 0)
     assert record.error is not None
@@ -456,11 +456,11 @@ async def test_what_a_function_prints_goes_to_the_logs(node: InlineNode, tmp_pat
 async def test_progress_is_known_while_it_runs(held: InlineNode) -> None:
     id = await held.put("shop.echo", 1)
     await held.until(lambda: held.pool.attempts)
-    held.dispatcher.progress(held.pool.attempts[0].token, {"done": 3, "total": 9})
-    assert held.dispatcher.progress_of(id) == {"done": 3, "total": 9}
+    held.dispatcher.attempts.progress(held.pool.attempts[0].token, {"done": 3, "total": 9})
+    assert held.dispatcher.attempts.progress_of(id) == {"done": 3, "total": 9}
     held.pool.run()
     await held.drive(id)
-    assert held.dispatcher.progress_of(id) is None
+    assert held.dispatcher.attempts.progress_of(id) is None
 
 
 # ---- stopping, losing the node, changing the code ----

@@ -15,7 +15,7 @@ from headrace import App
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Redrive
-from headrace.runtime.queue.dispatcher import Ended
+from headrace.runtime.queue.watchers import Ended
 from tests.inline_node import InlineNode
 
 RETRIES = 2
@@ -75,7 +75,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         for id in ids:
             assert id not in self.known
             self.known[id] = known = Known(function)
-            self.node.dispatcher.watch(id, lambda ended, known=known: self.told(known, ended))
+            self.node.dispatcher.watchers.watch(id, lambda ended, known=known: self.told(known, ended))
         self.settle_down()
 
     def told(self, known: Known, ended: Ended) -> None:
@@ -87,7 +87,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             return
         id = data.draw(st.sampled_from(sorted(self.known)))
         try:
-            self.wait(self.node.dispatcher.cancel(id))
+            self.wait(self.node.dispatcher.cancelling.cancel(id))
         except HeadraceError:
             record = self.wait(self.node.record(id))
             assert record.status.ended or id in self.claimed()
@@ -114,7 +114,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         known = self.known[id]
         known.lives += 1
         known.begun.clear()
-        self.node.dispatcher.watch(id, lambda ended: self.told(known, ended))
+        self.node.dispatcher.watchers.watch(id, lambda ended: self.told(known, ended))
 
         async def wake() -> None:
             self.node.dispatcher.wake(record.invocation.flow, record.invocation.function)
@@ -166,7 +166,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.known[claim.invocation.id].begun.append(claim.attempt)
         for id, known in self.known.items():
             if len(known.told) < known.lives:
-                self.node.dispatcher.watch(id, lambda ended, known=known: self.told(known, ended))
+                self.node.dispatcher.watchers.watch(id, lambda ended, known=known: self.told(known, ended))
         self.settle_down()
 
     # ---- what must hold ----

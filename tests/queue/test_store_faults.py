@@ -110,7 +110,7 @@ async def test_a_ready_invocation_whose_cancel_was_not_recorded_still_runs(tmp_p
         first, second = await node.put_many("disk.follow", range(2))
         FullDisk.full = True
         with pytest.raises(StorageFull):
-            await node.dispatcher.cancel(second)
+            await node.dispatcher.cancelling.cancel(second)
         FullDisk.full = False
         node.pool.run()
         node.pool.run()

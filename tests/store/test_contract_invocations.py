@@ -4,7 +4,7 @@ from store_values import apply, balance, dead, ok, part, put, put_claimed, put_j
 
 from headrace.runtime.model.invocation import Status
 from headrace.runtime.model.write import FunctionPaused, JobMoved, JobPlanned, Settle
-from headrace.runtime.store.protocol import Store
+from headrace.runtime.store.protocol import Removed, Store
 
 
 async def test_an_unknown_id_is_none(store: Store) -> None:
@@ -73,7 +73,8 @@ async def test_retention_removes_the_oldest_ended_first_and_keeps_the_books(stor
     await apply(store, dead(claims[8]), now=1.0)
     before = await store.counters()
 
-    await store.expire(succeeded_before=3.0, dead_before=0.0, keep=100, limit=2)
+    first = await store.expire(succeeded_before=3.0, dead_before=0.0, keep=100, limit=2)
+    assert first.count == 2
     assert await statuses(store, [1, 2, 3]) == [None, None, Status.SUCCEEDED]
     await store.expire(succeeded_before=3.0, dead_before=0.0, keep=100, limit=100)
     assert await statuses(store, [3, 4, 9]) == [None, Status.SUCCEEDED, Status.DEAD]
@@ -96,9 +97,11 @@ async def test_retention_names_the_objects_of_the_system_bucket_that_nobody_need
     )
     await apply(store, Settle(one, Status.SUCCEEDED, b"", "s3://headrace-system/r/1"), ok(two), now=1)
 
-    refs = await store.expire(succeeded_before=2.0, dead_before=0.0, keep=100, limit=10)
-    assert sorted(refs) == ["s3://headrace-system/p/1", "s3://headrace-system/r/1"]
-    assert await store.expire(succeeded_before=2.0, dead_before=0.0, keep=100, limit=10) == []
+    removed = await store.expire(succeeded_before=2.0, dead_before=0.0, keep=100, limit=10)
+    assert removed.count == 2
+    assert sorted(removed.refs) == ["s3://headrace-system/p/1", "s3://headrace-system/r/1"]
+    again = await store.expire(succeeded_before=2.0, dead_before=0.0, keep=100, limit=10)
+    assert again == Removed(0, [])
 
 
 async def test_a_jobs_invocations_stay_until_the_job_goes(store: Store) -> None:

@@ -256,3 +256,14 @@ async def test_parts_come_by_index_in_pages(store: Store) -> None:
     assert [r.invocation.index for r in await store.job_parts(9, stage=0, after=2)] == [3, 4]
     assert [r.invocation.index for r in await store.job_parts(9, stage=0, status=Status.SUCCEEDED)] == [3]
     assert await store.job_parts(9, stage=1) == []
+
+
+async def test_a_job_that_retention_has_begun_to_remove_is_not_redriven(store: Store) -> None:
+    claims = await planned(store, chunks=3)
+    for claim in claims:
+        await apply(store, dead(claim), now=1)
+    await apply(store, JobMoved(9, "failed", ("running",), 2.0, error={"code": "x", "message": "no"}), now=2)
+    await store.expire(succeeded_before=0, dead_before=3.0, keep=0, limit=1)
+    [applied] = await store.apply([JobRedriven(9, ("failed",), 4.0, 99.0)], now=4)
+    assert isinstance(applied.refused, WrongState)
+    assert "submit it again" in str(applied.refused)

@@ -209,11 +209,11 @@ class Cut:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[int]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         async with server:
             yield server.sockets[0].getsockname()[1]
 
-    async def _serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+    async def serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         far, onward = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             ways = [
@@ -307,6 +307,48 @@ async def test_stop_records_what_was_submitted_and_leaves_no_session(postgres_ur
 
 
 # ---- how it starts ----
+
+
+@contextlib.asynccontextmanager
+async def recovering(port: int, refusals: int) -> AsyncIterator[tuple[int, list[str]]]:
+    """A way to the server, which answers the first so many times as one that recovers; the port, and what
+    was answered.
+    """
+    said: list[str] = []
+    fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+    cut = Cut(port)
+
+    async def serve(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        if len(said) >= refusals:
+            await cut.serve(near, back)
+            return
+        while True:
+            size = int.from_bytes(await near.readexactly(4))
+            asked = int.from_bytes((await near.readexactly(size - 4))[:4])
+            if asked not in (80877103, 80877104):  # neither whether it speaks TLS nor GSSAPI
+                break
+            back.write(b"N")
+        said.append("starting up")
+        back.write(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+        back.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], said
+
+
+async def test_a_server_that_recovers_is_waited_for_and_named_when_that_takes_too_long(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    real = str(postgres_server.port)
+    async with recovering(postgres_server.port, 3) as (port, said):
+        async with started(postgres_url.replace(real, str(port))) as store:
+            await put(store, request(1))
+        assert len(said) == 3
+    async with recovering(postgres_server.port, 1_000) as (port, _):
+        with pytest.raises(StoreUnavailable, match="the server is starting"):
+            async with started(postgres_url.replace(real, str(port)), patience_s=0.3):
+                pass
 
 
 async def test_nodes_that_find_an_empty_database_at_once_make_its_tables_once(postgres_url: str) -> None:

@@ -89,6 +89,19 @@ async def test_what_one_node_accepts_the_other_reads_claims_and_ends(node) -> No
     balance(await north.counters())
 
 
+async def test_the_node_that_takes_back_hears_of_it_as_all_others_do(node) -> None:  # type: ignore[no-untyped-def]
+    wakes = [Wakes(), Wakes()]
+    near, far = await node(wakes[0]), await node(wakes[1])
+    for heard in wakes:
+        await heard.until("*")
+    await near.join("lost", until=30, now=0)
+    await apply(near, Put(request(1), "lost"))  # claimed as it is accepted: nobody is told of it
+    assert await far.release_expired(now=29) == []
+    assert await far.release_expired(now=31) == []
+    for heard in wakes:
+        await heard.until("app.f")
+
+
 async def test_an_attempt_that_was_taken_back_cannot_be_ended_by_the_node_that_lost_it(node) -> None:  # type: ignore[no-untyped-def]
     north, south = await node(), await node()
     await north.join("north", until=30, now=0)

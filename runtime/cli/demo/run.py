@@ -29,8 +29,7 @@ from headrace.runtime.clock import SystemClock
 from headrace.runtime.code import request_for
 from headrace.runtime.embedded import EmbeddedNode
 from headrace.runtime.errors import InvalidSettings
-from headrace.runtime.node import function_defaults
-from headrace.runtime.settings import Settings
+from headrace.runtime.settings import Settings, function_defaults
 
 if TYPE_CHECKING:
     from headrace.runtime.client import Client

@@ -198,10 +198,10 @@ def leave(db: PostgresDatabase, node: str) -> None:
     tell(db, {flow for [flow] in rows} | ({CONTROL} if gone else set()))
 
 
-def release_expired(db: PostgresDatabase, now: float) -> tuple[bool, list[Claim]]:
+def release_expired(db: PostgresDatabase, now: float) -> tuple[set[str], list[Claim]]:
     """End the leases that have run out, and take back what nodes without a lease have claimed: also what a
-    node accepted for itself in the moment when others ended its lease. Whether anything changed, and the
-    claims that were recorded to run.
+    node accepted for itself in the moment when others ended its lease. What the others were told, nothing if
+    nothing changed; and the claims that were recorded to run.
     """
     gone = db.raw.execute(
         "DELETE FROM node WHERE name IN"
@@ -209,8 +209,9 @@ def release_expired(db: PostgresDatabase, now: float) -> tuple[bool, list[Claim]
         (now,),
     ).rowcount
     rows = db.raw.execute(_TAKE_BACK_OF_NOBODY).fetchall()
-    tell(db, {row[2] for row in rows} | ({CONTROL} if gone else set()))
-    return bool(gone or rows), _begun(rows)
+    names = {row[2] for row in rows} | ({CONTROL} if gone else set())
+    tell(db, names)
+    return names, _begun(rows)
 
 
 def _begun(rows: list[Any]) -> list[Claim]:

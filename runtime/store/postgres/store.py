@@ -6,6 +6,7 @@ is unclaimed by rows, and hears of the others' work by notifications. psycopg is
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
@@ -15,36 +16,30 @@ from psycopg import errors
 
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
-from headrace.runtime.model.audit import Audit, Reference
-from headrace.runtime.model.invocation import Claim, Invocation, Record, Status
-from headrace.runtime.model.job import Job, JobCounts
+from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
-from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import audit, jobsteps, reads, retention, schedules, steps
+from headrace.runtime.store import jobsteps, retention, steps
 from headrace.runtime.store.postgres import claims
 from headrace.runtime.store.postgres.connection import PostgresDatabase, shown
 from headrace.runtime.store.postgres.fault import fault
 from headrace.runtime.store.postgres.listener import Listener
 from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import Readers
+from headrace.runtime.store.postgres.transaction import words_of
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
-from headrace.runtime.store.protocol import (
-    Closure,
-    Counters,
-    Deployment,
-    Done,
-    Gather,
-    LedgerRow,
-    ScheduleState,
-)
+from headrace.runtime.store.protocol import Removed
+from headrace.runtime.store.questions import Questions
 from headrace.runtime.store.version import SCHEMA
 
 _OLDEST_SERVER = 130_000
+_PAUSE_S = 0.2
+_STARTING = ("starting up", "not yet accepting connections", "in recovery mode")
+"""What a server says that is about to answer: PostgreSQL's texts of code 57P03 (cannot_connect_now)."""
 _MAKING = 0x6865_6164_7261_6365  # of the lock that nodes take which find the database empty at once
 
 
-class PostgresStore:
+class PostgresStore(Questions):
     """A `Store` in the database at `url` (`postgresql://USER:PASSWORD@HOST:PORT/DATABASE`).
 
     Its tables are made when the database is empty. `clock` measures commits and patience: for `patience_s`
@@ -94,9 +89,6 @@ class PostgresStore:
         """A server that fails is asked again: nothing is given up."""
         return None
 
-    async def latest(self) -> float:
-        return await self._readers.ask(reads.latest)
-
     async def health(self) -> dict[str, Any]:
         def ask(db: PostgresDatabase) -> dict[str, Any]:
             facts: dict[str, str] = dict(
@@ -122,33 +114,6 @@ class PostgresStore:
         }
 
     # ---- the queue ----
-
-    def submit(
-        self,
-        writes: Sequence[Write],
-        done: Done,
-        *,
-        now: float,
-        on_disk: Callable[[], None] | None = None,
-    ) -> None:
-        self._writer.submit(writes, done, now, on_disk)
-
-    def submit_later(self, gather: Gather) -> None:
-        self._writer.submit_later(gather)
-
-    async def apply(self, writes: Sequence[Write], *, now: float) -> list[Applied]:
-        future: asyncio.Future[list[Applied]] = asyncio.get_running_loop().create_future()
-
-        def done(answer: list[Applied] | BaseException) -> None:
-            if future.done():  # the waiter was cancelled; the writes stand
-                return
-            if isinstance(answer, BaseException):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-        self._writer.submit(writes, done, now)
-        return await future
 
     @property
     def shared(self) -> bool:
@@ -187,9 +152,6 @@ class PostgresStore:
     async def nodes(self, *, now: float) -> list[str]:
         return await self._readers.ask(lambda db: claims.nodes(db, now))
 
-    async def flows(self, *, after: str = "", limit: int | None = None) -> list[str]:
-        return await self._readers.ask(lambda db: reads.flows(db, after, limit))
-
     async def release(self, given_back: Sequence[Claim]) -> None:
         await self._writer.call(lambda db: claims.release(db, given_back), changed=bool)
 
@@ -206,108 +168,22 @@ class PostgresStore:
         await self._writer.call(lambda db: claims.leave(db, node))
 
     async def release_expired(self, *, now: float) -> list[Claim]:
-        _, taken = await self._writer.call(
-            lambda db: claims.release_expired(db, now), changed=lambda answer: answer[0]
+        names, taken = await self._writer.call(
+            lambda db: claims.release_expired(db, now), changed=lambda answer: bool(answer[0])
         )
+        if self._hear is not None:  # what this node says itself does not come back to it
+            for word in words_of(names):
+                self._hear(word)
         lost, self._lost = self._lost, []
         return lost + taken
 
-    # ---- invocations ----
+    # ---- retention ----
 
-    async def get(self, id: int) -> Record | None:
-        return await self._readers.ask(lambda db: reads.get(db, id))
-
-    async def find(
-        self,
-        *,
-        function: str | None = None,
-        status: Status | None = None,
-        tag: str | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Record]:
-        return await self._readers.ask(lambda db: reads.find(db, function, status, tag, before, limit))
-
-    async def ended(self, ids: Sequence[int]) -> list[Record]:
-        return await self._readers.ask(lambda db: reads.ended(db, ids))
-
-    async def known(self, ids: Sequence[int]) -> set[int]:
-        return await self._readers.ask(lambda db: reads.known(db, ids))
-
-    async def counters(self) -> dict[str, Counters]:
-        return await self._readers.ask(reads.counters)
-
-    async def ahead(self, invocation: Invocation, *, now: float, limit: int) -> int:
-        return await self._readers.ask(lambda db: reads.ahead(db, invocation, now, limit))
-
-    async def paused(self) -> set[str]:
-        return await self._readers.ask(reads.paused)
-
-    async def closures(self, *, now: float) -> list[Closure]:
-        return await self._readers.ask(lambda db: reads.closures(db, now))
-
-    async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
-        return await self._readers.ask(lambda db: reads.deployments(db, before, limit))
-
-    async def expire(
-        self, *, succeeded_before: float, dead_before: float, keep: int, limit: int
-    ) -> list[str]:
+    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
         system = f"s3://{SYSTEM_BUCKET}/"
         return await self._writer.call(
             lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
         )
-
-    async def expire_keys(self, *, before: float, limit: int) -> int:
-        return await self._writer.call(lambda db: retention.expire_keys(db, before, limit))
-
-    # ---- jobs ----
-
-    async def job(self, id: int) -> Job | None:
-        return await self._readers.ask(lambda db: reads.job(db, id))
-
-    async def jobs(
-        self,
-        *,
-        status: Sequence[str] = (),
-        function: str | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Job]:
-        return await self._readers.ask(lambda db: reads.jobs(db, status, function, before, limit))
-
-    async def job_counts(self, id: int) -> dict[int, JobCounts]:
-        return await self._readers.ask(lambda db: reads.job_counts(db, id))
-
-    async def job_parts(self, id: int, *, stage: int, after: int = -1, limit: int = 1000,
-                        status: Status | None = None) -> list[Record]:  # fmt: skip
-        return await self._readers.ask(lambda db: reads.job_parts(db, id, stage, after, limit, status))
-
-    # ---- triggers ----
-
-    async def ledger(
-        self, trigger: str, bucket: str, *, after: str = "", limit: int = 1000
-    ) -> list[LedgerRow]:
-        return await self._readers.ask(lambda db: reads.ledger(db, trigger, bucket, after, limit))
-
-    async def cursor(self, name: str) -> str | None:
-        return await self._readers.ask(lambda db: reads.cursor(db, name))
-
-    async def schedule(self, name: str, *, definition: str, now: float) -> ScheduleState:
-        return await self._writer.call(lambda db: schedules.schedule(db, name, definition, now))
-
-    async def schedules(self) -> list[ScheduleState]:
-        return await self._readers.ask(schedules.schedules)
-
-    async def pause_schedule(self, name: str, *, paused: bool) -> None:
-        await self._writer.call(lambda db: schedules.pause_schedule(db, name, paused))
-
-    # ---- audits ----
-
-    async def audit(self, *, function: str | None = None, limit: int = 100) -> Audit:
-        return await self._long.ask(lambda db: audit.audit(db, function=function, limit=limit))
-
-    async def references(self, *, jobs: bool = False, after: int = 0, limit: int = 1000) -> list[Reference]:
-        return await self._long.ask(lambda db: audit.references(db, jobs=jobs, after=after, limit=limit))
 
     # ---- within ----
 
@@ -325,10 +201,7 @@ class PostgresStore:
 
     def _open(self) -> PostgresDatabase:
         """Connect, check, and make the tables where there are none; on a thread, since each step waits."""
-        try:
-            db = PostgresDatabase.connect(self._url, name="headrace writer")
-        except psycopg.Error as error:
-            raise self._unreachable(error) from None  # its text and its cause may quote the address
+        db = self._connected()
         try:
             self._ready(db)
             db.make_mark()
@@ -338,6 +211,18 @@ class PostgresStore:
                 raise fault(error, self.where) from error
             raise
         return db
+
+    def _connected(self) -> PostgresDatabase:
+        """The first connection. A server that is just starting, or recovers from a crash, is waited for."""
+        began = self._clock.monotonic()
+        while True:
+            try:
+                return PostgresDatabase.connect(self._url, name="headrace writer")
+            except psycopg.Error as error:
+                late = self._clock.monotonic() - began >= self._patience_s
+                if late or not any(words in str(error) for words in _STARTING):
+                    raise self._unreachable(error) from None  # its text and cause may quote the address
+            threading.Event().wait(_PAUSE_S)
 
     def _unreachable(self, error: psycopg.Error) -> Exception:
         if isinstance(error, errors.InvalidCatalogName):
@@ -349,6 +234,8 @@ class PostgresStore:
             return StoreUnavailable(f"{self.where}: there is no such database; make it with createdb")
         if "translate host name" in text or "resolve host" in text:
             return StoreUnavailable(f"{self.where}: there is no host of that name")
+        if any(words in text for words in _STARTING):
+            return StoreUnavailable(f"{self.where}: the server is starting, and not ready yet")
         if "refused" in text or "no such file" in text:
             return StoreUnavailable(f"{self.where}: no PostgreSQL server answers there")
         return StoreUnavailable(f"{self.where}: {type(error).__name__}, no connection to the database")

@@ -423,12 +423,17 @@ class Transaction:
         return rest
 
 
-def notification(names: set[str]) -> tuple[str, Sequence[Any]]:
-    """The statement that says these words; `*` stands for many, or for long ones."""
+def words_of(names: set[str]) -> list[str]:
+    """What is said of these names; `*` stands for many, or for long ones."""
     flows = names - {CONTROL}
     if len(flows) > _NAMES_MAX or any(len(name) > _NAME_BYTES_MAX // 4 for name in flows):
         names = {ANY} | (names & {CONTROL})
-    return _NOTIFY, (texts(sorted(names)),)
+    return sorted(names)
+
+
+def notification(names: set[str]) -> tuple[str, Sequence[Any]]:
+    """The statement that says these names to the others."""
+    return _NOTIFY, (texts(words_of(names)),)
 
 
 def _claim(write: MarkRunning | Retry | Settle) -> Claim:

@@ -17,6 +17,7 @@ import psycopg
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError, StoreUnavailable
+from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
 from headrace.runtime.store.answers import Answers, Later
 from headrace.runtime.store.postgres.connection import PostgresDatabase
@@ -219,7 +220,9 @@ class Writer:
             db.begin()
             outcome[:] = [call.run(db)]
             if call.changed(outcome[0]):
+                reach("commit.before")
                 db.commit()
+                reach("commit.after")
             else:
                 db.rollback()
 
