@@ -256,12 +256,16 @@ class IdempotencyMismatch(Conflict):
 
 
 class InProgress(Conflict):
-    """The first call of an idempotency key has not ended: (invocation id)."""
+    """An accepted call has not ended in time: (invocation id, whether it is an earlier one with the same
+    idempotency key).
+    """
 
     code = "in_progress"
     hint = "Ask for the invocation by its id, or call again later."
 
     def __str__(self) -> str:
+        if len(self.args) > 1 and not self.args[1]:
+            return f"invocation {self.args[0]} is accepted and has not ended yet"
         return f"invocation {self.args[0]} with the same idempotency key has not ended"
 
 
@@ -319,7 +323,8 @@ class LoadFailed(Invalid):
     hint = "Mend the file; the rest is served meanwhile."
 
     def __str__(self) -> str:
-        return f"{self.args[0]}:{self.args[1]}: {self.args[2]}"
+        line = f":{self.args[1]}" if self.args[1] else ""  # a path as a whole has no line
+        return f"{self.args[0]}{line}: {self.args[2]}"
 
 
 # ---- try again ----
@@ -390,7 +395,10 @@ class ReadOnlyStorage(Retryable):
     """A place cannot be written: (path)."""
 
     code = "read_only_storage"
-    hint = "Check the folder's owner and mode, and that the disk is not mounted read-only."
+    hint = (
+        "Check the folder's owner and mode, and that the disk is not mounted read-only; of a database, what"
+        " its user may do there."
+    )
 
     def __str__(self) -> str:
         return f"{self.args[0]} cannot be written"
@@ -543,8 +551,8 @@ class DataDamaged(Unusable):
 
     code = "data_damaged"
     hint = (
-        "Stop the node, and restore the file and the files beside it from a backup, or save what can be read"
-        " with `sqlite3 FILE .recover`. Nothing was changed since it was found."
+        "Stop the node, and restore the database from a backup; of a SQLite file with the files beside it, or"
+        " save what can be read with `sqlite3 FILE .recover`. Nothing was changed since it was found."
     )
 
     def __str__(self) -> str:

@@ -113,6 +113,7 @@ class Node:
         self._served: asyncio.Task[None] | None = None
         self._logs_dirty = False
         self._announced = False
+        self._joined = False
         self._begun_at = self.clock.now()
         self._chance = random.Random(secrets.randbits(64))
         self._unready: str | None = "starting"
@@ -156,6 +157,7 @@ class Node:
         if not store.shared:
             self._go_on_from(await store.latest())
         self.ids = Ids(self.clock.now, node=await membership.join())
+        self._joined = True
         tokens = self._tokens()
         if listener is not None:
             host, port = listener.getsockname()[:2]
@@ -265,7 +267,8 @@ class Node:
             if self._lease is not None:  # kept until here, so that nobody takes what runs while it drains
                 self._lease.cancel()
                 await asyncio.gather(self._lease, return_exceptions=True)
-            await self._leave()
+            if self._joined:
+                await self._leave()
             await self._store.stop()
             self._store = None
         if self._holder is not None:
@@ -572,7 +575,11 @@ class Node:
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
 
     def _why_unready(self) -> str | None:
-        return self._unready or (self._store.problem() if self._store is not None else None)
+        if self._unready or self._store is None:
+            return self._unready
+        if self._membership.fenced:
+            return "without its lease, since the database has not answered in time,"
+        return self._store.problem()
 
     def _health(self) -> dict[str, Any]:
         running, ready, calls = self.dispatcher.counts()

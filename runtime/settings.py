@@ -98,6 +98,19 @@ class Token(BaseModel):
         return cls.model_validate({"name": name, "scopes": asked, "secret": secret})
 
 
+_USER_INFO = re.compile(r"^([\w+.-]+://)([^:@/?#]*):.*@", re.DOTALL)
+_PASSWORD = re.compile(r"([?&](?:ssl)?password=)[^&#]*", re.IGNORECASE)
+
+
+def hide_password(address: str) -> str:
+    """An address as it may be shown; what is no address is returned as it is.
+
+    >>> hide_password("postgresql://me:secret@db/shop")
+    'postgresql://me:***@db/shop'
+    """
+    return _PASSWORD.sub(r"\1***", _USER_INFO.sub(r"\1\2:***@", address))
+
+
 def _tokens(value: object) -> object:
     if isinstance(value, str):
         value = [part for part in re.split(r"[,\s]+", value) if part]
@@ -236,9 +249,13 @@ class Settings(BaseSettings):
         return self._origins.get(name, "default")
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Each setting's dotted name and value, in the order of declaration; secrets stay hidden."""
+        """Each setting's dotted name and value, in the order of declaration; secrets stay hidden, and so do
+        the passwords of addresses.
+        """
         for name in type(self).model_fields:
             value = getattr(self, name)
+            if name in ("store", "objects"):
+                value = hide_password(value)
             if isinstance(value, _Section):
                 for inner in type(value).model_fields:
                     yield f"{name}.{inner}", getattr(value, inner)

@@ -139,9 +139,9 @@ class PostgresServer:
         """Bytes in the folder that was chosen by the caller."""
         return sum(file.stat().st_blocks * 512 for file in self._small.rglob("*") if file.is_file())
 
-    def log(self) -> str:
+    def log(self, *, lines: int = 20) -> str:
         """The last lines of the server's log."""
-        return "\n".join((self._folder / "log").read_text(errors="replace").splitlines()[-20:])
+        return "\n".join((self._folder / "log").read_text(errors="replace").splitlines()[-lines:])
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(

@@ -300,7 +300,7 @@ class Calls:
         if record is None:
             return id, repeated, UnknownInvocation(id)
         if not record.status.ended:
-            return id, repeated, InProgress(id)
+            return id, repeated, InProgress(id, repeated)
         if record.status is Status.SUCCEEDED:
             return id, repeated, await self._value(record.result or b"null", record.result_ref)
         return id, repeated, recorded_error(record.error or {"code": "cancelled"}, function)

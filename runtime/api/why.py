@@ -341,9 +341,17 @@ def _limits(facts: FunctionFacts) -> list[Hold]:
         detail += "job" if facts.flow_limit is not None else "key"
         holds.append(Hold("key_concurrency", detail, None, f"raise {setting} of {name}"))
     if facts.held is not None and facts.held.by == "rate":
-        rate = f"{limits.rate:g} a second" if limits.rate is not None else "its rate"
+        rate = _rate(limits.rate) if limits.rate is not None else "its rate"
         holds.append(Hold("rate", f"{name} begins at most {rate}", facts.held.until, f"raise rate of {name}"))
     return holds
+
+
+def _rate(per_second: float) -> str:
+    """A rate in the unit in which it is at least one."""
+    for seconds, unit in ((1, "a second"), (60, "a minute"), (3600, "an hour")):
+        if per_second * seconds >= 1 - 1e-9:
+            return f"{per_second * seconds:,.6g} {unit}"
+    return f"one every {_duration(1 / per_second)}"
 
 
 def _concurrency(name: str, running: int, most: int) -> Hold:
@@ -394,9 +402,8 @@ def _stage(job: Job, counts: dict[int, JobCounts]) -> Hold:
         return Hold("chunks", detail, None, f"{show} --chunks")
     above = [count for stage, count in counts.items() if stage > 0]
     left = sum(count.waiting + count.running for count in above)
-    return Hold(
-        "chunks", f"all {job.chunks:,} chunks have ended; {left:,} steps of the reduce are left", None, show
-    )
+    steps = "step of the reduce is" if left == 1 else "steps of the reduce are"
+    return Hold("chunks", f"all {job.chunks:,} chunks have ended; {left:,} {steps} left", None, show)
 
 
 def _chunk(record: Record) -> str:
@@ -436,7 +443,10 @@ def _summed(holds: Sequence[Hold], expires_at: float | None) -> str:
     if not holds:
         return "Nothing holds it: it begins as soon as a worker is free."
     first = holds[0]
-    text = first.detail[0].upper() + first.detail[1:]
+    word = first.detail.partition(" ")[0]
+    text = first.detail  # a function's name stays as it is written
+    if "." not in word:
+        text = text[0].upper() + text[1:]
     if first.until is not None:
         text += f", until {iso(first.until)}"
     if len(holds) > 1:

@@ -24,6 +24,7 @@ from headrace.runtime.cli.output import show_json, show_table
 from headrace.runtime.errors import HeadraceError, Unreachable
 from headrace.runtime.model.size import show_size
 from headrace.runtime.settings import Settings, load_settings
+from headrace.runtime.store.version import SCHEMA
 
 MEMORY_LEAST = 512 << 20
 DISK_LEAST = 1 << 30
@@ -205,6 +206,84 @@ def _fsync(folder: Path) -> Check:
     )  # fmt: skip
 
 
+def _postgres(settings: Settings) -> Iterator[Check]:
+    """How the PostgreSQL server is doing, where the store is one."""
+    if not settings.store.startswith(("postgresql://", "postgres://")):
+        return
+    try:
+        from headrace.runtime.store.postgres.checkup import CONNECTIONS, checkup
+    except ImportError:
+        return  # what is missing has been said with the versions
+    import psycopg
+
+    from headrace.runtime.clock import SystemClock
+
+    try:
+        found = checkup(settings.store, clock=SystemClock())
+    except HeadraceError as error:
+        hint = (
+            error.hint or "Start the server, or mend the address: HEADRACE_STORE, or store in headrace.toml."
+        )
+        yield Check("postgresql", "fail", str(error), hint)
+        return
+    except psycopg.Error as error:
+        said = error.diag.message_primary or type(error).__name__
+        yield Check(
+            "postgresql", "fail", said, "The server answers, but not to what a node asks; its log says why."
+        )
+        return
+    yield Check("postgresql", "ok", f"{found.version} at {found.where}")
+    if found.others:
+        yield Check(
+            "tables", "fail", f"{found.others:,} tables of another program",
+            "Give Headrace a database of its own: createdb headrace",
+        )  # fmt: skip
+    elif found.schema:
+        good = found.schema == SCHEMA
+        yield Check(
+            "tables", "ok" if good else "warn", f"schema {found.schema}",
+            "" if good else f"This release has schema {SCHEMA}: install the release of the other nodes.",
+        )  # fmt: skip
+    else:
+        yield Check(
+            "tables", "ok" if found.may_create else "fail", "none yet (made at the first start)",
+            "" if found.may_create else "Let its user make tables: GRANT CREATE, USAGE ON SCHEMA public.",
+        )  # fmt: skip
+    if found.commit_s is None:
+        yield Check(
+            "durable commit", "warn", "not measured", "The server takes no writes of this user just now."
+        )
+    else:
+        slow = found.commit_s > FSYNC_SLOW_S
+        yield Check(
+            "durable commit", "warn" if slow else "ok", f"{found.commit_s * 1e3:.2f} ms",
+            "Every answer waits so long: put node and server closer, or its journal on a faster disk."
+            if slow else "",
+        )  # fmt: skip
+    yield from _durability(found.settings)
+    few = found.free < CONNECTIONS
+    yield Check(
+        "connections", "warn" if few else "ok",
+        f"{found.free:,} free of {found.settings.get('max_connections', '?')}",
+        f"A node opens up to {CONNECTIONS}: raise max_connections." if few else "",
+    )  # fmt: skip
+
+
+def _durability(settings: dict[str, str]) -> Iterator[Check]:
+    """Whether what the server has committed outlives a crash of it."""
+    weak = {
+        "fsync": ("off", "A crash of its machine loses or damages the database: fsync = on"),
+        "full_page_writes": ("off", "A crash of its machine may damage the database: full_page_writes = on"),
+        "synchronous_commit": (
+            "off", "A node turns it on for itself; other programs' newest commits are lost in a crash.",
+        ),
+    }  # fmt: skip
+    for name, (bad, hint) in weak.items():
+        value = settings.get(name, "unknown")
+        weakened = value == bad
+        yield Check(f"postgresql {name}", "warn" if weakened else "ok", value, hint if weakened else "")
+
+
 def _limits(settings: Settings) -> Iterator[Check]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = 0 <= soft < FILES_LEAST
@@ -293,7 +372,7 @@ def _node(url: str | None, token: str | None) -> Iterator[Check]:
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-    _python, _versions, _cores, _memory, _memory_limit, _data, _limits, _fork, _clock, _port,
+    _python, _versions, _cores, _memory, _memory_limit, _data, _postgres, _limits, _fork, _clock, _port,
 )  # fmt: skip
 
 

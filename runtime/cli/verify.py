@@ -49,6 +49,8 @@ def verify(
         show_json(verdict)
     else:
         _show(verdict)
+        if function is not None and not verdict["functions"]:
+            print(f"Nothing of {function} was ever accepted; `headrace functions` lists what is loaded.")
     if not verdict["balanced"]:
         raise typer.Exit(1)
 

@@ -8,9 +8,11 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from headrace.runtime.errors import (
     BY_CODE,
+    BadRequest,
     Conflict,
     Forbidden,
     HeadraceError,
@@ -23,6 +25,13 @@ from headrace.runtime.errors import (
     Unknown,
     failure,
 )
+
+
+def segment(name: str) -> str:
+    """An id or a name as one segment of a path. Raises BadRequest for one that cannot be a segment."""
+    if name in ("", ".", ".."):
+        raise BadRequest(f"{name!r} is no id and no name", "Give the id or the name that a listing shows.")
+    return quote(name, safe="")
 
 
 class WaitTimeout(Retryable, TimeoutError):

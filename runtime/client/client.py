@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
-from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse
+from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse, segment
 from headrace.runtime.client.backend import MANY_MAX, PLAIN, Answer, Backend, SubmitOptions
 from headrace.runtime.client.payload import encode_payload
 from headrace.runtime.errors import BadRequest, InvalidObjectUrl, PayloadTooLarge, WrongState
@@ -216,15 +216,15 @@ class Client:
 
     def function(self, name: str) -> Json:
         """One function. Raises UnknownFunction."""
-        return self._get(f"/v1/functions/{quote(name, safe='')}")
+        return self._get(f"/v1/functions/{segment(name)}")
 
     def pause(self, name: str) -> Json:
         """Start no more attempts of a function; what is accepted waits."""
-        return self._post(f"/v1/functions/{quote(name, safe='')}/pause")
+        return self._post(f"/v1/functions/{segment(name)}/pause")
 
     def resume(self, name: str) -> Json:
         """Undo `pause`."""
-        return self._post(f"/v1/functions/{quote(name, safe='')}/resume")
+        return self._post(f"/v1/functions/{segment(name)}/resume")
 
     def closures(self) -> list[Json]:
         """The functions (`function:NAME`) and keys (`key:KEY`) that are closed: `name, until_at, reason`."""
@@ -233,7 +233,7 @@ class Client:
 
     def open(self, name: str) -> Json:
         """End a closure now: `function:NAME` or `key:KEY`."""
-        return self._post(f"/v1/closures/{quote(name, safe='')}/open")
+        return self._post(f"/v1/closures/{segment(name)}/open")
 
     def stats(self) -> Json:
         """Counters: `{"total": {…}, "functions": {name: {…}}}`."""
@@ -262,7 +262,7 @@ class Client:
 
         Raises UnknownInvocation.
         """
-        path = f"/v1/invocations/{quote(id, safe='')}"
+        path = f"/v1/invocations/{segment(id)}"
         deadline = self.clock.monotonic() + wait_s if wait_s > 0 else 0.0
         while True:
             left = deadline - self.clock.monotonic() if deadline else 0.0
@@ -289,19 +289,19 @@ class Client:
 
         `name` is an id or a name. Raises UnknownSubject.
         """
-        return self._get(f"/v1/why/{quote(name)}")
+        return self._get(f"/v1/why/{'/'.join(map(segment, name.split('/')))}")
 
     def payload(self, id: str) -> bytes:
         """An invocation's event as it was recorded. Raises UnknownInvocation."""
-        return self._ok("GET", f"/v1/invocations/{quote(id, safe='')}/payload").body
+        return self._ok("GET", f"/v1/invocations/{segment(id)}/payload").body
 
     def code_of(self, id: str) -> Json:
         """Which version of the code ran an invocation's last attempt, and whether it is kept."""
-        return self._get(f"/v1/invocations/{quote(id, safe='')}/code")
+        return self._get(f"/v1/invocations/{segment(id)}/code")
 
     def code(self, version: str) -> bytes:
         """A version of the code, as a zip file. Raises UnknownVersion; needs the scope `code`."""
-        return self._ok("GET", f"/v1/code/{quote(version, safe='')}").body
+        return self._ok("GET", f"/v1/code/{segment(version)}").body
 
     def cancel(
         self,
@@ -325,7 +325,7 @@ class Client:
         if (id is None) == (not given):
             raise BadRequest("cancel takes an id or a filter", "Give an id, or function=, tag= or job=.")
         if id is not None:
-            return self._post(f"/v1/invocations/{quote(id, safe='')}/cancel")
+            return self._post(f"/v1/invocations/{segment(id)}/cancel")
         answer = self._ok(
             "POST",
             "/v1/invocations/cancel",
@@ -338,7 +338,7 @@ class Client:
 
     def logs(self, id: str) -> list[Json]:
         """What the attempts of an invocation printed: `attempt, at, outcome, text, bytes` of each."""
-        entries: list[Json] = self._get(f"/v1/invocations/{quote(id, safe='')}/logs")["entries"]
+        entries: list[Json] = self._get(f"/v1/invocations/{segment(id)}/logs")["entries"]
         return entries
 
     def follow_logs(
@@ -389,7 +389,7 @@ class Client:
         """One dead invocation's record, with its payload. Raises UnknownInvocation, WrongState when it is not
         dead.
         """
-        return self._get(f"/v1/dead-letters/{quote(id, safe='')}")
+        return self._get(f"/v1/dead-letters/{segment(id)}")
 
     def redrive(self, id: str | None = None, *, payload: object = UNCHANGED, **matching: Any) -> Json:
         """Put a dead invocation back to waiting, under the same id, with another payload when one is given;
@@ -401,7 +401,7 @@ class Client:
         """
         if id is not None and not matching:
             body = {} if payload is UNCHANGED else {"payload": payload}
-            return self._post(f"/v1/dead-letters/{quote(id, safe='')}/redrive", body)
+            return self._post(f"/v1/dead-letters/{segment(id)}/redrive", body)
         if id is not None or not matching:
             raise BadRequest("redrive takes an id or a filter", "For all of a function give function=NAME.")
         if payload is not UNCHANGED:
@@ -412,7 +412,7 @@ class Client:
         """Give a dead invocation up: it becomes `cancelled`, and is kept as such. Raises UnknownInvocation,
         WrongState.
         """
-        return self._post(f"/v1/dead-letters/{quote(id, safe='')}/discard")
+        return self._post(f"/v1/dead-letters/{segment(id)}/discard")
 
     # ---- jobs ----
 

@@ -7,8 +7,8 @@ again.
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
+from headrace.runtime.client.answer import segment
 from headrace.runtime.errors import JobFailed
 
 if TYPE_CHECKING:
@@ -95,4 +95,4 @@ class JobHandle:
 
     @property
     def _path(self) -> str:
-        return f"/v1/jobs/{quote(self.id, safe='')}"
+        return f"/v1/jobs/{segment(self.id)}"

@@ -353,13 +353,19 @@ class Coordinator:
         task.add_done_callback(self._tasks.discard)
 
     async def _advance(self, id: int) -> None:
+        outrun = False
         try:
             while True:
                 self._again.discard(id)
                 try:
                     await self._step(id)
+                    outrun = False
                 except (Retryable, Duplicate, UnknownFunction, WrongState) as error:
                     # A full disk, another node that was faster, code that is not here just now: look again.
+                    if isinstance(error, Duplicate) and not outrun:
+                        outrun = True  # the usual case among several nodes, and nobody's trouble
+                        await self._clock.sleep(RETRY_S)
+                        continue
                     told = {"job": show_id(id), "error": str(error)}
                     self._on_error("a job's step failed; trying again", told)
                     await self._clock.sleep(RETRY_S)

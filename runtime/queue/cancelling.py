@@ -111,19 +111,26 @@ class Cancelling:
         themselves; it is not counted. Raises what the store does; then a part was cancelled.
         """
         matching = Matching(function, tag, self._ids.next())
-        if self._store.shared:
-            await self._store.tell(f"{CANCEL_WORD}:{matching.text}")
-        return await self._all(matching)
+        if not self._store.shared:
+            return await self._all(matching)
+        await self._store.tell(f"{CANCEL_WORD}:{matching.text}")
+        counted = await self._all(matching)
+        # What they gave back while this node read past it.
+        await self._store.tell(f"{CANCEL_WORD}:{matching.final.text}")
+        return counted
 
     def heard(self, text: str) -> None:
-        """Another node cancels what matches: so does this one with what it holds."""
-        self._spawn(self._all(Matching.of_text(text)))
+        """Another node cancels what matches: so does this one with what it holds. What nobody has claimed is
+        that node's to end and to count, until it has been through.
+        """
+        matching = Matching.of_text(text)
+        self._spawn(self._all(matching, stored=matching.last))
 
     def means(self, claim: Claim) -> bool:
         """Whether what is being cancelled includes this."""
         return bool(self._under_way) and any(matching.has(claim.invocation) for matching in self._under_way)
 
-    async def _all(self, matching: Matching) -> tuple[int, int]:
+    async def _all(self, matching: Matching, *, stored: bool = True) -> tuple[int, int]:
         self._under_way.append(matching)
         cancelled = stopping = 0
         try:
@@ -133,7 +140,8 @@ class Cancelling:
                     await asyncio.wait(loading)
                 found = await self._ready(matching)
                 stopping += self._stop(matching)
-                found += await self._stored(matching)
+                if stored:
+                    found += await self._stored(matching)
                 cancelled += found
                 begun = self._stop(matching)
                 stopping += begun

@@ -149,8 +149,8 @@ class Flow:
 
     @property
     def held(self) -> int:
-        """Claims in the window."""
-        return sum(len(lane.ready) for lane in self.lanes.values())
+        """Claims in the window; asked on the store's thread too, while lanes may be added."""
+        return sum(len(lane.ready) for lane in tuple(self.lanes.values()))
 
 
 class Lane:

@@ -58,6 +58,11 @@ class Membership:
         self._heard = asyncio.Event()
         self.id = new_id()
 
+    @property
+    def fenced(self) -> bool:
+        """Whether the lease has run out: nothing begins here until it is renewed."""
+        return self._fenced
+
     async def join(self) -> int:
         """Begin the lease; the node's number."""
         began = self._clock.monotonic()
@@ -189,6 +194,7 @@ class Membership:
 
     async def follow_ends(self, dispatcher: Dispatcher) -> None:
         """Tell those who wait here of invocations that other nodes have ended, until cancelled."""
+        failed = False  # said once, not at each of many questions
         while True:
             await self._clock.sleep(ENDED_S)
             if dispatcher.alone or not (ids := dispatcher.watchers.some(ENDED_MAX)):
@@ -196,5 +202,8 @@ class Membership:
             try:
                 for record in await self._store.ended(ids):
                     dispatcher.watchers.recorded(record)
+                failed = False
             except HeadraceError as error:
-                self._on_error("ends could not be read; trying again", {"error": str(error)})
+                if not failed:
+                    self._on_error("ends could not be read; trying again", {"error": str(error)})
+                failed = True

@@ -14,6 +14,7 @@ import os
 import struct
 import threading
 import zlib
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,42 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
 
 
+class _Pairs:
+    """The index of the segment being written: 16 bytes a record, in the order of their offsets."""
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+        self._offsets = array("q")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, id: int, offset: int) -> None:
+        self._ids.append(id)
+        self._offsets.append(offset)
+
+    def cut(self, offset: int) -> int:
+        """Forget the records from an offset on. Returns how many there were."""
+        kept = bisect.bisect_left(self._offsets, offset)
+        gone = len(self) - kept
+        del self._ids[kept:], self._offsets[kept:]
+        return gone
+
+    def of(self, id: int) -> list[int]:
+        """The offsets of an invocation's records."""
+        ids = self._ids
+        return [self._offsets[at] for at in range(len(ids)) if ids[at] == id] if id in ids else []
+
+    def sorted(self) -> list[tuple[int, int]]:
+        """(invocation, offset) of each, by invocation."""
+        return sorted(zip(self._ids, self._offsets, strict=True))
+
+    def copy(self) -> "_Pairs":
+        twin = _Pairs()
+        twin._ids, twin._offsets = self._ids[:], self._offsets[:]
+        return twin
+
+
 class _Segment:
     """One file. `size` counts its sound bytes; the index's facts are filled in when it is sealed or first
     asked for.
@@ -64,7 +101,7 @@ class _Segment:
         self.number = int(path.stem)
         self.size = size
         self.last_at = 0.0
-        self.pairs: list[tuple[int, int]] | None = None  # of the segment being written only
+        self.pairs: _Pairs | None = None  # of the segment being written only
 
     @property
     def index_path(self) -> Path:
@@ -138,7 +175,7 @@ class LogStore:
                     self._rotate()
                 segment = self._segments[-1]
             assert segment.pairs is not None
-            segment.pairs.append((invocation_id, segment.size))
+            segment.pairs.add(invocation_id, segment.size)
             segment.size += _FRAME.size + len(body)
             segment.last_at = max(segment.last_at, at)
             self._buffer += (_FRAME.pack(zlib.crc32(body), len(body)), body)
@@ -161,9 +198,7 @@ class LogStore:
                     data = data[os.write(self._fd, data) :]
             except OSError as error:
                 assert segment.pairs is not None
-                kept = bisect.bisect_left([offset for _, offset in segment.pairs], begin)
-                self.dropped += len(segment.pairs) - kept
-                del segment.pairs[kept:]
+                self.dropped += segment.pairs.cut(begin)
                 segment.size = begin
                 with contextlib.suppress(OSError):  # a disk that became read-only
                     os.ftruncate(self._fd, begin)
@@ -201,9 +236,7 @@ class LogStore:
         found: list[LogEntry] = []
         for segment, pairs in self._settled():
             offsets = (
-                _search(self._index(segment), invocation_id)
-                if pairs is None
-                else [offset for id, offset in pairs if id == invocation_id]
+                _search(self._index(segment), invocation_id) if pairs is None else pairs.of(invocation_id)
             )
             if offsets:
                 with _gone(), segment.path.open("rb") as file:
@@ -269,7 +302,7 @@ class LogStore:
 
     # ---- within ----
 
-    def _settled(self) -> list[tuple[_Segment, list[tuple[int, int]] | None]]:
+    def _settled(self) -> list[tuple[_Segment, _Pairs | None]]:
         """The segments with everything written, to be read without the lock: what is in a file never changes.
 
         Each is a copy, since the last one grows meanwhile; beside it its pairs, where they are not on disk.
@@ -277,12 +310,12 @@ class LogStore:
         with self._lock:
             with contextlib.suppress(StorageFull, ReadOnlyStorage):
                 self.flush()
-            copies: list[tuple[_Segment, list[tuple[int, int]] | None]] = []
+            copies: list[tuple[_Segment, _Pairs | None]] = []
             for segment in self._segments:
                 if segment.pairs is None:
                     copies.append((segment, None))
                 else:
-                    copies.append((_Segment(segment.path, segment.size), list(segment.pairs)))
+                    copies.append((_Segment(segment.path, segment.size), segment.pairs.copy()))
             return copies
 
     def _open(self, number: int) -> None:
@@ -292,7 +325,7 @@ class LogStore:
             os.close(self._fd)
         self._fd = fd
         segment = _Segment(path, 0)
-        segment.pairs = []
+        segment.pairs = _Pairs()
         self._segments.append(segment)
 
     def _resume(self, segment: _Segment) -> None:
@@ -337,11 +370,11 @@ def _gone() -> contextlib.suppress:
     return contextlib.suppress(FileNotFoundError)
 
 
-def _write_index(segment: _Segment, pairs: list[tuple[int, int]]) -> None:
+def _write_index(segment: _Segment, pairs: _Pairs) -> None:
     part = segment.index_path.with_suffix(".part")
     with part.open("wb") as file:
         file.write(_INDEX_HEAD.pack(_MAGIC, len(pairs), segment.size, segment.last_at))
-        file.write(b"".join(_PAIR.pack(*pair) for pair in sorted(pairs)))
+        file.write(b"".join(_PAIR.pack(*pair) for pair in pairs.sorted()))
     part.replace(segment.index_path)
 
 
@@ -381,14 +414,14 @@ def _entries(segment: _Segment, offset: int = 0) -> Iterator[tuple[int, LogEntry
             yield end, _decode(bytes(data[begin:end]))
 
 
-def _scan(path: Path) -> tuple[list[tuple[int, int]], int, float]:
+def _scan(path: Path) -> tuple[_Pairs, int, float]:
     """A segment's pairs, its sound bytes, and the moment of its last record."""
     data = memoryview(path.read_bytes())
-    pairs: list[tuple[int, int]] = []
+    pairs = _Pairs()
     size, last_at = 0, 0.0
     for begin, end in _frames(data, 0):
         id, _, at, *_ = _HEAD.unpack_from(data, begin)
-        pairs.append((id, begin - _FRAME.size))
+        pairs.add(id, begin - _FRAME.size)
         size, last_at = end, max(last_at, at)
     return pairs, size, last_at
 

@@ -138,6 +138,22 @@ def test_a_rate_says_when_the_next_token_comes() -> None:
     assert (hold.by, hold.until, hold.detail) == ("rate", NOW + 0.5, "shop.total begins at most 2 a second")
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (1500.0, "1,500 a second"),
+        (2 / 60, "2 a minute"),
+        (5 / 3600, "5 an hour"),
+        (1 / 7200, "one every 2 h 0 min"),
+    ],
+)
+def test_a_rate_is_said_in_a_unit_in_which_it_is_at_least_one(rate: float, said: str) -> None:
+    found = ask(record(), function(limits=Limits(rate=rate), held=Held(by="rate", until=NOW + 0.5)))
+
+    assert found.held_by[0].detail == f"shop.total begins at most {said}"
+    assert found.summary.startswith("shop.total begins")  # a name stays as it is written
+
+
 def test_code_that_is_not_here_is_named_with_the_versions_that_have_it() -> None:
     elsewhere = (Deployment(node="other#1", version="v1", since=NOW - 60),)
 
@@ -294,7 +310,7 @@ def test_a_job_says_how_many_chunks_it_waits_for_and_what_holds_the_next() -> No
 def test_a_job_that_is_cut_or_reduced_says_so() -> None:
     assert by(why_job(JobFacts(job=job("planning"), counts={}))) == ["planning"]
     counts = {0: JobCounts(succeeded=4), 1: JobCounts(waiting=1)}
-    assert "1 steps of the reduce" in why_job(JobFacts(job=job("reducing"), counts=counts)).summary
+    assert "1 step of the reduce" in why_job(JobFacts(job=job("reducing"), counts=counts)).summary
 
 
 def test_a_failed_job_names_the_chunk_that_failed_it() -> None:

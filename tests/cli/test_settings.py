@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from headrace.runtime.errors import InvalidSettings
-from headrace.runtime.settings import Settings, Token, describe, known_settings, load_settings
+from headrace.runtime.settings import (
+    Settings,
+    Token,
+    describe,
+    hide_password,
+    known_settings,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +180,20 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name in known_settings() if not describe(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:s3cret@db:5432/shop", "postgresql://me:***@db:5432/shop"),
+        ("postgresql://me:s3:c@r/et@db/shop", "postgresql://me:***@db/shop"),
+        ("postgresql://:s3cret@db/shop", "postgresql://:***@db/shop"),
+        ("postgresql://db/shop?user=me&password=s3cret&x=1", "postgresql://db/shop?user=me&password=***&x=1"),
+        ("postgresql://me@db/shop", "postgresql://me@db/shop"),
+        ("data/head:race@home.db", "data/head:race@home.db"),
+        ("s3://key:s3cret@127.0.0.1:9000", "s3://key:***@127.0.0.1:9000"),
+    ],
+)
+def test_the_password_of_an_address_is_not_shown(address: str, shown: str) -> None:
+    assert hide_password(address) == shown
+    assert dict(Settings(store=address).items())["store"] == shown

@@ -94,7 +94,7 @@ def test_a_busy_worker_is_named_with_what_it_does(serving: Serving, tmp_path: Pa
 def test_a_paused_function_is_named_until_it_is_resumed(serving: Serving) -> None:
     serving.client.pause("shop.fail")
     try:
-        assert why(serving, "shop.fail").startswith("function shop.fail: paused\nShop.fail is paused")
+        assert why(serving, "shop.fail").startswith("function shop.fail: paused\nshop.fail is paused")
     finally:
         serving.client.resume("shop.fail")
     assert facts(serving, "shop.fail")["state"] == "open"

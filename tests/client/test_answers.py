@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 
-from headrace.runtime.client.answer import WaitTimeout, answered_error, recorded_error
+from headrace.runtime.client.answer import WaitTimeout, answered_error, recorded_error, segment
 from headrace.runtime.errors import (
+    BadRequest,
     Conflict,
     FunctionTimeout,
     HeadraceError,
@@ -85,3 +86,13 @@ def test_a_wait_s_end_is_a_timeout_for_everybody() -> None:
     assert isinstance(error, TimeoutError)
     assert str(error) == "job 1 had not ended after 5 s"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_would_ask_for_another_path_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest):
+        segment(name)
+
+
+def test_a_name_is_one_segment_of_a_path() -> None:
+    assert segment("a/b?c") == "a%2Fb%3Fc"

@@ -270,3 +270,41 @@ def test_both_nodes_outlive_a_restart_of_the_database(
         check_never_two_at_once(runs_of(tmp_path))
         one.check_books()
         assert os.path.exists(two.data)
+
+
+def test_a_node_whose_database_is_gone_is_not_ready_until_it_is_back(
+    postgres_url: str, postgres_server: Any, tmp_path: Path
+) -> None:
+    with nodes(1, postgres_url, tmp_path) as (one,):
+
+        def status() -> int:
+            found: int = one.client.backend.request("GET", "/readyz").status
+            return found
+
+        assert status() == 200
+        postgres_server.stop()
+        try:
+            wait_until(lambda: status() == 503 or None, "a node that is not ready")
+        finally:
+            postgres_server.start()
+        wait_until(lambda: status() == 200 or None, "a node that is ready again")
+        assert one.client.invoke("cluster.work", {"folder": str(tmp_path), "n": 3, "seconds": 0.01}) == 9
+
+
+def test_a_cancel_counts_what_it_ended_once_however_many_nodes_there_are(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    with nodes(2, postgres_url, tmp_path) as (one, two):
+        one.client.pause("cluster.work")
+        payloads = [{"folder": str(tmp_path), "n": n, "seconds": 0.01} for n in range(6_000)]
+        put(one.client, "cluster.work", payloads)
+
+        def unclaimed() -> bool:
+            return one.client.stats()["total"]["waiting"] == 6_000
+
+        wait_until(unclaimed, "a backlog")
+        found = two.client.cancel(function="cluster.work")
+        assert found["stopping"] == 0
+        assert found["cancelled"] == 6_000
+        one.check_books()
+        assert one.client.stats()["total"]["cancelled"] == 6_000

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from headrace import App, RetryPolicy
+from headrace import App, RetryPolicy, Schedule
 
 app = App("soak")
 leaked: list[bytes] = []
@@ -21,3 +21,18 @@ def mixed(n: int) -> int:
 
 @app.function
 def heard(event: Any) -> None: ...
+
+
+@app.function(retries=8, idempotency_ttl="1 s")
+def once(n: int) -> int:
+    return n
+
+
+@app.function(retries=8, rate="200/s", reserved_concurrency=2)
+def limited(n: int) -> int:
+    return n
+
+
+@app.on(Schedule("rate(1 second)"))
+@app.function(retries=8)
+def tick(event: Any) -> None: ...

@@ -12,7 +12,6 @@ from postgres_server import KEEPER, PASSWORD, PostgresServer
 from store_values import apply, balance, ok, put, request, statuses
 
 from headrace.runtime.errors import (
-    DataDamaged,
     DataTooNew,
     HeadraceError,
     InvalidSettings,
@@ -421,11 +420,11 @@ async def test_no_server_no_database_and_a_wrong_password_are_told_apart(
 
 async def test_the_database_of_another_program_is_left_as_it_is(postgres_url: str) -> None:
     execute(postgres_url, "CREATE TABLE invoice (id int)")
-    assert isinstance(await failure(postgres_url), DataDamaged)
+    assert isinstance(await failure(postgres_url), InvalidSettings)
 
     execute(postgres_url, "CREATE TABLE meta (a int)", "CREATE TABLE invocation (b int)",
             "CREATE TABLE alembic_version (c int)")  # fmt: skip
-    assert isinstance(await failure(postgres_url), DataDamaged)
+    assert isinstance(await failure(postgres_url), InvalidSettings)
     assert execute(postgres_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(4,)]
 
 

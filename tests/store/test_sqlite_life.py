@@ -3,6 +3,8 @@ disk.
 """
 
 import asyncio
+import contextlib
+import itertools
 import os
 import random
 import signal
@@ -409,4 +411,28 @@ async def test_a_full_disk_refuses_everyone_and_goes_on_when_there_is_room(tmp_p
     await put(store, request(2, payload=big))
     claims = await store.claim("n", flow="app.f", limit=9, now=0)
     assert [claim.invocation.id for claim in claims] == [1, 2]
+    await store.stop()
+
+
+async def test_the_space_of_removed_rows_is_used_again(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "h.db")
+    await store.start()
+    ids = itertools.count(1)
+
+    async def backlog_that_ends() -> int:
+        claims = []
+        for _ in range(10):
+            rows = [request(next(ids), payload=b"x" * 1024) for _ in range(1_000)]
+            claims += await put_claimed(store, *rows)
+        for at in range(0, len(claims), 1_000):
+            await apply(store, *[ok(claim) for claim in claims[at : at + 1_000]], now=1.0)
+        while (await store.expire(succeeded_before=2.0, dead_before=0.0, keep=0, limit=500)).count:
+            continue
+        assert await store.find() == []
+        with contextlib.closing(sqlite3.connect(store.path)) as db:
+            [pages] = db.execute("PRAGMA page_count").fetchone()
+        return int(pages)
+
+    first = await backlog_that_ends()
+    assert await backlog_that_ends() <= first * 1.05
     await store.stop()

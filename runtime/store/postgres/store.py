@@ -13,9 +13,10 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 
 from headrace.runtime.clock import Clock, SystemClock
-from headrace.runtime.errors import DataDamaged, DataTooNew, StoreUnavailable
+from headrace.runtime.errors import DataTooNew, InvalidSettings, StoreUnavailable
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
 from headrace.runtime.objects.key import SYSTEM_BUCKET
@@ -207,6 +208,12 @@ class PostgresStore(Questions):
             db.make_mark()
         except BaseException as error:
             db.close()
+            if isinstance(error, errors.InsufficientPrivilege):
+                raise InvalidSettings(
+                    f"{self.where}: its user may not make or use the tables there"
+                    f" ({error.diag.message_primary})",
+                    "Make it the database's owner, or: GRANT USAGE, CREATE ON SCHEMA public TO the user.",
+                ) from error
             if isinstance(error, psycopg.Error):
                 raise fault(error, self.where) from error
             raise
@@ -221,24 +228,8 @@ class PostgresStore(Questions):
             except psycopg.Error as error:
                 late = self._clock.monotonic() - began >= self._patience_s
                 if late or not any(words in str(error) for words in _STARTING):
-                    raise self._unreachable(error) from None  # its text and cause may quote the address
+                    raise unreachable(error, self._url) from None  # its text and cause may quote the address
             threading.Event().wait(_PAUSE_S)
-
-    def _unreachable(self, error: psycopg.Error) -> Exception:
-        if isinstance(error, errors.InvalidCatalogName):
-            return StoreUnavailable(f"{self.where}: there is no such database")
-        text = str(error).lower()
-        if "password" in text or "authentication" in text:
-            return StoreUnavailable(f"{self.where}: the server refuses this user and password")
-        if "does not exist" in text and "database" in text:
-            return StoreUnavailable(f"{self.where}: there is no such database; make it with createdb")
-        if "translate host name" in text or "resolve host" in text:
-            return StoreUnavailable(f"{self.where}: there is no host of that name")
-        if any(words in text for words in _STARTING):
-            return StoreUnavailable(f"{self.where}: the server is starting, and not ready yet")
-        if "refused" in text or "no such file" in text:
-            return StoreUnavailable(f"{self.where}: no PostgreSQL server answers there")
-        return StoreUnavailable(f"{self.where}: {type(error).__name__}, no connection to the database")
 
     def _ready(self, db: PostgresDatabase) -> None:
         if db.raw.info.server_version < _OLDEST_SERVER:
@@ -259,15 +250,50 @@ class PostgresStore(Questions):
                 db.raw.execute(fresh)
                 return
         if not {"meta", "invocation", "alembic_version"} <= tables:
-            raise DataDamaged(self.where, "it holds tables, but none of Headrace's")
+            raise _foreign(self.where)
         facts: dict[str, str] = {}
         with contextlib.suppress(psycopg.ProgrammingError):  # another program's table of that name
             facts = dict(db.raw.execute("SELECT key, value FROM meta").fetchall())
         if "schema" not in facts or "min_reader" not in facts:
-            raise DataDamaged(self.where, "it holds tables, but none of Headrace's")
+            raise _foreign(self.where)
         schema, min_reader = int(facts["schema"]), int(facts["min_reader"])
         if min_reader > SCHEMA:
             raise DataTooNew(self.where, schema, SCHEMA)
+
+
+def unreachable(error: psycopg.Error, url: str) -> StoreUnavailable:
+    """What a failed connection to `url` means, without what its text may quote of the address."""
+    where = shown(url)
+    if isinstance(error, errors.InvalidCatalogName):
+        return StoreUnavailable(f"{where}: there is no such database")
+    text = str(error).lower()
+    if "password" in text or "authentication" in text:
+        return StoreUnavailable(f"{where}: the server refuses this user and password")
+    if "does not exist" in text and "database" in text:
+        return StoreUnavailable(f"{where}: there is no such database; make it with createdb")
+    if "translate host name" in text or "resolve host" in text:
+        return StoreUnavailable(f"{where}: there is no host of that name")
+    if any(words in text for words in _STARTING):
+        return StoreUnavailable(f"{where}: the server is starting, and not ready yet")
+    if "refused" in text or "no such file" in text:
+        return StoreUnavailable(f"{where}: no PostgreSQL server answers there")
+    said = str(error).strip().partition("\n")[0].rpartition("failed: ")[2]
+    if "://" in said or any(secret in said for secret in _secrets(url)):
+        said = type(error).__name__
+    return StoreUnavailable(f"{where}: no connection to the database: {said}")
+
+
+def _foreign(where: str) -> InvalidSettings:
+    return InvalidSettings(
+        f"{where} holds tables of another program, and none of Headrace's",
+        "Give Headrace a database of its own: createdb headrace.",
+    )
+
+
+def _secrets(url: str) -> list[str]:
+    """The passwords of an address that can be read."""
+    known = conninfo_to_dict(url)
+    return [str(known[name]) for name in ("password", "sslpassword") if known.get(name)]
 
 
 def _nothing(_: object) -> bool:
