@@ -130,7 +130,8 @@ class Serving:
             self.kill()
             raise
         self._client = Client(facts["url"], self._token or (self.data / "token").read_text().strip())
-        assert self._client.backend.request("GET", "/readyz").status == 200
+        backend = self._client.backend
+        wait_until(lambda: backend.request("GET", "/readyz").status == 200, "the node to be ready")
         return self
 
     @property
