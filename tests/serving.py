@@ -222,10 +222,14 @@ class Serving:
         return int(psutil.Process(self.pid).memory_info().rss)
 
     def check_books(self) -> dict[str, Any]:
-        """The stats, after having checked that they balance for each function and in all."""
+        """The stats, after having checked that they balance for each function and in all, and that every row
+        agrees with them.
+        """
         stats = self.client.stats()
         for name, of in {"total": stats["total"], **stats["functions"]}.items():
             assert of["accepted"] == sum(of[part] for part in PARTS), (name, of)
+        verdict = self.client.verify()
+        assert verdict["balanced"], verdict["problems"]
         return stats
 
 
