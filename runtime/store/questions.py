@@ -13,6 +13,7 @@ from headrace.runtime.model.audit import Audit, Reference
 from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.write import Applied, Write
+from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.store import audit, reads, retention, schedules
 from headrace.runtime.store.protocol import (
     Closure,
@@ -21,6 +22,7 @@ from headrace.runtime.store.protocol import (
     Done,
     Gather,
     LedgerRow,
+    Removed,
     ScheduleState,
 )
 
@@ -133,6 +135,12 @@ class Questions(ABC):
 
     async def deployments(self, *, before: float, limit: int = 100) -> list[Deployment]:
         return await self._readers.ask(lambda db: reads.deployments(db, before, limit))
+
+    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
+        system = f"s3://{SYSTEM_BUCKET}/"
+        return await self._writer.call(
+            lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
+        )
 
     async def expire_keys(self, *, before: float, limit: int) -> int:
         return await self._writer.call(lambda db: retention.expire_keys(db, before, limit))

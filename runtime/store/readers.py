@@ -1,15 +1,17 @@
-"""Readers: a small pool of threads that read a SQLite file beside its writer.
+"""Readers: a small pool of threads that read a database beside its writer.
 
-Imports the floor and its own room. Each has a connection that sees committed rows only.
+Imports the floor and its own room. Each has a connection that it opens when it is first asked, and that sees
+committed rows only.
 """
 
 import asyncio
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from headrace.runtime.errors import StoreUnavailable
 from headrace.runtime.store.database import SqliteDatabase
@@ -20,19 +22,26 @@ T = TypeVar("T")
 THREADS = 2
 
 
-class Readers:
-    """A few threads, each with a read-only connection. `noticed` is handed each error of the database."""
+class Closable(Protocol):
+    """A connection."""
 
-    def __init__(self, path: Path, noticed: Callable[[Exception], Exception]) -> None:
-        self._path = path
-        self._noticed = noticed
+    def close(self) -> None: ...
+
+
+D = TypeVar("D", bound=Closable)
+
+
+class Readers(ABC, Generic[D]):
+    """A few threads; each keeps its connection in `_own.db`, and all that are open are in `_opened`."""
+
+    def __init__(self) -> None:
         self._own = threading.local()
-        self._opened: list[SqliteDatabase] = []
+        self._opened: list[D] = []
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             THREADS, thread_name_prefix="headrace-read"
         )
 
-    async def ask(self, question: Callable[[SqliteDatabase], T]) -> T:
+    async def ask(self, question: Callable[[D], T]) -> T:
         if self._pool is None:
             raise StoreUnavailable("the store is stopped")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, question)
@@ -44,6 +53,19 @@ class Readers:
             pool.shutdown(wait=True)
             for db in self._opened:
                 db.close()
+
+    @abstractmethod
+    def _answer(self, question: Callable[[D], T]) -> T:
+        """What `question` answers over this thread's connection, on the thread."""
+
+
+class SqliteReaders(Readers[SqliteDatabase]):
+    """Readers of a SQLite file. `noticed` is handed each error of the database."""
+
+    def __init__(self, path: Path, noticed: Callable[[Exception], Exception]) -> None:
+        super().__init__()
+        self._path = path
+        self._noticed = noticed
 
     def _answer(self, question: Callable[[SqliteDatabase], T]) -> T:
         try:

@@ -9,7 +9,7 @@ from typing import Protocol
 from headrace.runtime.errors import HeadraceError, LeaseLost
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Claim, Invocation
-from headrace.runtime.model.write import Applied
+from headrace.runtime.model.write import Applied, ChunkDone, MarkRunning, Put, Retry, Settle, Write
 from headrace.runtime.store.database import Database
 from headrace.runtime.store.tally import Tally
 
@@ -66,3 +66,19 @@ class Refused(Exception):
 def lease_lost(claim: Claim) -> Refused:
     """The refusal of a write whose claim is stale."""
     return Refused(LeaseLost(show_id(claim.invocation.id), claim.node, claim.attempt))
+
+
+USUAL: frozenset[type] = frozenset((Put, Settle, Retry, MarkRunning, ChunkDone))
+"""What nearly all lists hold; every other write has a step of its own."""
+
+
+def usual(writes: Sequence[Write]) -> bool:
+    """Whether a list can be checked and gathered with others', without reading rows."""
+    for write in writes:
+        if type(write) is Put:
+            invocation = write.invocation
+            if invocation.idempotency_key is not None or invocation.job is not None:
+                return False
+        elif type(write) not in USUAL:
+            return False
+    return True

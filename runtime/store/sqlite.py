@@ -18,15 +18,13 @@ from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataDamaged, DataTooNew, HeadraceError, StoreUnavailable
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
-from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import calls, jobsteps, retention, steps
+from headrace.runtime.store import calls, jobsteps, steps
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import Database, SqliteDatabase
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.longread import LongReader
-from headrace.runtime.store.protocol import Removed
 from headrace.runtime.store.questions import Questions
-from headrace.runtime.store.readers import Readers
+from headrace.runtime.store.readers import SqliteReaders
 from headrace.runtime.store.version import SCHEMA
 from headrace.runtime.store.writer import Writer, fault
 
@@ -64,7 +62,7 @@ class SqliteStore(Questions):
         self._holder = Holder(self.path.with_name(self.path.name + ".lock"))
         self._claims = Claims()
         self._db: SqliteDatabase | None = None
-        self._running: tuple[Writer, Readers] | None = None
+        self._running: tuple[Writer, SqliteReaders] | None = None
         self._unchecked = False
         self._checking: asyncio.Task[None] | None = None
         self._checker_stops = threading.Event()
@@ -82,7 +80,7 @@ class SqliteStore(Questions):
         except BaseException:
             self._holder.drop()
             raise
-        self._running = (writer, Readers(self.path, writer.noticed))
+        self._running = (writer, SqliteReaders(self.path, writer.noticed))
         self._long = LongReader(self.path)
         writer.start()
         if self._unchecked:
@@ -187,14 +185,6 @@ class SqliteStore(Questions):
     async def release_expired(self, *, now: float) -> list[Claim]:
         return await self._writer.call(lambda db: calls.release_expired(db, self._claims, now))
 
-    # ---- retention ----
-
-    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
-        system = f"s3://{SYSTEM_BUCKET}/"
-        return await self._writer.call(
-            lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
-        )
-
     # ---- within ----
 
     @property
@@ -204,7 +194,7 @@ class SqliteStore(Questions):
         return self._running[0]
 
     @property
-    def _readers(self) -> Readers:
+    def _readers(self) -> SqliteReaders:
         if self._running is None:
             raise StoreUnavailable("the store is not started")
         return self._running[1]

@@ -16,7 +16,7 @@ from headrace.runtime.model.invocation import Claim, Invocation, Status
 from headrace.runtime.model.write import Applied, ChunkDone, MarkRunning, Put, Retry, Settle, Write
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import SqliteDatabase
-from headrace.runtime.store.recording import PLAIN, Answer, Recording, Refused, lease_lost
+from headrace.runtime.store.recording import PLAIN, USUAL, Answer, Recording, Refused, lease_lost, usual
 from headrace.runtime.store.rows import INVOCATION, invocation_row, text_of
 from headrace.runtime.store.tally import ACCEPTED, Tally, add_to_books
 
@@ -97,7 +97,7 @@ class Transaction:
         """
         answers: list[Answer] = []
         for writes, now in lists:
-            if carefully or not _usual(writes):
+            if carefully or not usual(writes):
                 self.flush()
                 answers.append(self._apart(writes, now))
             else:
@@ -152,7 +152,7 @@ class Transaction:
         try:
             answers: list[Applied] = []
             for write in writes:
-                if type(write) in _USUAL:
+                if type(write) in USUAL:
                     self._gather_one(write, now, answers)
                 else:
                     self.flush()
@@ -348,18 +348,3 @@ class Transaction:
         )  # fmt: skip
         for rows, length in zip(gathered, lengths, strict=True):
             del rows[length:]
-
-
-_USUAL: frozenset[type] = frozenset((Put, Settle, Retry, MarkRunning, ChunkDone))
-
-
-def _usual(writes: Sequence[Write]) -> bool:
-    """Whether a list can be checked in memory alone."""
-    for write in writes:
-        if type(write) is Put:
-            invocation = write.invocation
-            if invocation.idempotency_key is not None or invocation.job is not None:
-                return False
-        elif type(write) not in _USUAL:
-            return False
-    return True

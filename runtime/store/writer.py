@@ -1,9 +1,7 @@
 """Writer: the one thread that owns the one writing connection of a SQLite file.
 
-Imports the floor and its own room. Whatever waits is drained together, recorded in one transaction and made
-durable by one fsync; then one call into the event loop tells all callers of that transaction. What is not a
-list of writes (a claim, a lease) is a call that runs between transactions, so claims and their ends are seen
-in one order by construction.
+Imports the floor and its own room. What waits together is made durable by one fsync. Claims are made, and
+ended, on this thread, so they are seen in one order by construction.
 """
 
 import asyncio
@@ -11,43 +9,27 @@ import contextlib
 import errno
 import os
 import sqlite3
-import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
 from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
-from headrace.runtime.store.answers import Answers, Later
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import SqliteDatabase
-from headrace.runtime.store.protocol import Done, Gather, Item
+from headrace.runtime.store.group import Call, GroupCommit
+from headrace.runtime.store.protocol import Item
 from headrace.runtime.store.recording import Answer, Recording
 from headrace.runtime.store.transaction import Transaction
 
 T = TypeVar("T")
 
-WRITES_MAX = 5_000
-"""Writes packed into one transaction; a longer list of one caller still is one transaction."""
 
-WAITING_MAX = 500_000
-"""Lists that may wait for the thread; beyond that the answer is StoreUnavailable."""
+class Writer(GroupCommit[Call]):
+    """Records in one SQLite file; `call` is for what runs between transactions."""
 
-
-class _Call:
-    """Something to run on the thread between transactions, and the future of its result."""
-
-    __slots__ = ("future", "run")
-
-    def __init__(self, run: Callable[[SqliteDatabase], Any], future: "asyncio.Future[Any]") -> None:
-        self.run, self.future = run, future
-
-
-class Writer:
-    """Group commit on its own thread: `start` once, `submit` and `call` from the event loop, then `stop`."""
+    _too_many = "too many writes are waiting for the disk"
 
     def __init__(
         self,
@@ -58,60 +40,24 @@ class Writer:
         cold: Callable[[Recording, Write, float], Applied],
         gather: Callable[[Recording, ChunkDone], Applied],
     ) -> None:
+        super().__init__()
         self._db = db
         self._path = path
         self._claims = claims
         self._clock = clock
         self._cold = cold
         self._gather = gather
-        # None comes last: the end. A queue of C code: a `threading.Event` costs more than a short commit.
-        self._waiting: SimpleQueue[Item | Later | _Call | None] = SimpleQueue()
-        self._stopping = False
         self.damage: DataDamaged | None = None
         """Once the file was found damaged nothing more is recorded or claimed: the answer is this error."""
-        self._loop = asyncio.get_running_loop()
-        self._answers = Answers(self._loop)
-        self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
-        self.commits = 0
-        self.durations: deque[float] = deque(maxlen=256)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def submit(
-        self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
-    ) -> None:
-        if self.damage is not None:
-            self._loop.call_soon(done, self.damage)
-            return
-        if self._stopping or self._waiting.qsize() >= WAITING_MAX:
-            why = "the store is stopped" if self._stopping else "too many writes are waiting for the disk"
-            self._loop.call_soon(done, StoreUnavailable(why))
-            return
-        self._waiting.put((writes, done, now, on_disk))
-
-    def submit_later(self, gather: Gather) -> None:
-        if self._stopping:
-            raise StoreUnavailable("the store is stopped")
-        self._waiting.put(Later(gather))
 
     async def call(self, run: Callable[[SqliteDatabase], T]) -> T:
         """What `run` returns or raises, on the thread, after all that was submitted before."""
-        if self._stopping:
-            raise StoreUnavailable("the store is stopped")
+        self._check_running()
         if self.damage is not None:
             raise self.damage
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.put(_Call(run, future))
+        self._waiting.put(Call(run, future))
         return await future
-
-    async def stop(self) -> None:
-        """Record everything that waits, then end the thread."""
-        if self._stopping:
-            return
-        self._stopping = True
-        self._waiting.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
 
     def noticed(self, error: Exception) -> Exception:
         """The same error; when it says that the file is damaged, nothing more is done with the file. Any
@@ -121,41 +67,10 @@ class Writer:
             self.damage = error
         return error
 
-    @property
-    def waiting(self) -> int:
-        return self._waiting.qsize()
+    def _refusal(self) -> HeadraceError | None:
+        return self.damage or super()._refusal()
 
     # ---- on the thread ----
-
-    def _run(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            if not self._step(item):
-                return
-
-    def _step(self, item: "Item | Later | _Call | None") -> bool:
-        """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
-        behind it. False at the end.
-        """
-        waiting = self._waiting
-        items: list[Item] = []
-        room = WRITES_MAX
-        while item is not None and type(item) is not _Call:
-            if type(item) is Later:
-                item = self._answers.gathered(item)
-            if item is not None:
-                items.append(item)  # type: ignore[arg-type]
-                room -= len(item[0])  # type: ignore[index]
-            if room <= 0 or waiting.empty():
-                if items:
-                    self._answers.lists(items, self._record(items))
-                return True
-            item = waiting.get_nowait()
-        if items:
-            self._answers.lists(items, self._record(items))
-        if item is None:
-            return False
-        self._serve(item)
-        return True
 
     def _record(self, items: list[Item]) -> list[Answer]:
         if self.damage is not None:
@@ -192,7 +107,7 @@ class Writer:
                 self._db.execute("ROLLBACK")
         transaction.undo()
 
-    def _serve(self, call: _Call) -> None:
+    def _serve(self, call: Call) -> None:
         try:
             result = call.run(self._db)
         except Exception as error:

@@ -1,52 +1,31 @@
-"""Readers: a small pool of threads that read a PostgreSQL database beside its writer.
+"""Readers of a PostgreSQL database.
 
 Imports the floor and its own room. A read whose connection is lost is asked once more on another one, since
 it has changed nothing.
 """
 
-import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import psycopg
 
-from headrace.runtime.errors import StoreUnavailable
 from headrace.runtime.store.postgres.connection import PostgresDatabase
 from headrace.runtime.store.postgres.fault import AGAIN, fault
+from headrace.runtime.store.readers import Readers
 
 T = TypeVar("T")
 
-THREADS = 2
 _TRIES = 3
 _NAME = "headrace reader"
 
 
-class Readers:
-    """A few threads, each with a connection that it opens when it is first asked."""
+class PostgresReaders(Readers[PostgresDatabase]):
+    """Readers of the database at `url`; `where` is how messages name it."""
 
     def __init__(self, url: str, where: str) -> None:
+        super().__init__()
         self._url = url
         self._where = where
-        self._own = threading.local()
-        self._opened: list[PostgresDatabase] = []
-        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
-            THREADS, thread_name_prefix="headrace-read"
-        )
-
-    async def ask(self, question: Callable[[PostgresDatabase], T]) -> T:
-        if self._pool is None:
-            raise StoreUnavailable("the store is stopped")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, question)
-
-    def stop(self) -> None:
-        """Wait for what was asked, then close. Blocks for as long as the longest read takes."""
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            pool.shutdown(wait=True)
-            for db in self._opened:
-                db.close()
 
     def _answer(self, question: Callable[[PostgresDatabase], T]) -> T:
         for tries in range(1, _TRIES + 1):

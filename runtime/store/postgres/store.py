@@ -19,17 +19,15 @@ from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.errors import DataTooNew, InvalidSettings, StoreUnavailable
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
-from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.store import jobsteps, retention, steps
+from headrace.runtime.store import jobsteps, steps
 from headrace.runtime.store.postgres import claims
 from headrace.runtime.store.postgres.connection import PostgresDatabase, shown
 from headrace.runtime.store.postgres.fault import fault
 from headrace.runtime.store.postgres.listener import Listener
 from headrace.runtime.store.postgres.longread import LongReader
-from headrace.runtime.store.postgres.readers import Readers
+from headrace.runtime.store.postgres.readers import PostgresReaders
 from headrace.runtime.store.postgres.transaction import words_of
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
-from headrace.runtime.store.protocol import Removed
 from headrace.runtime.store.questions import Questions
 from headrace.runtime.store.version import SCHEMA
 
@@ -54,7 +52,7 @@ class PostgresStore(Questions):
         self._clock = clock or SystemClock()
         self._patience_s = patience_s
         self._hear: Callable[[str], None] | None = None
-        self._running: tuple[Writer, Readers, Listener | None] | None = None
+        self._running: tuple[Writer, PostgresReaders, Listener | None] | None = None
         self._lost: list[Claim] = []
         self._long = LongReader(url, self.where)
 
@@ -68,7 +66,7 @@ class PostgresStore(Questions):
         if self._hear is not None:
             listener = Listener(self._url, self._hear, lambda: writer.pid)
             listener.start()
-        self._running = (writer, Readers(self._url, self.where), listener)
+        self._running = (writer, PostgresReaders(self._url, self.where), listener)
         writer.start()
 
     async def stop(self) -> None:
@@ -178,14 +176,6 @@ class PostgresStore(Questions):
         lost, self._lost = self._lost, []
         return lost + taken
 
-    # ---- retention ----
-
-    async def expire(self, *, succeeded_before: float, dead_before: float, keep: int, limit: int) -> Removed:
-        system = f"s3://{SYSTEM_BUCKET}/"
-        return await self._writer.call(
-            lambda db: retention.expire(db, succeeded_before, dead_before, keep, limit, system)
-        )
-
     # ---- within ----
 
     @property
@@ -195,7 +185,7 @@ class PostgresStore(Questions):
         return self._running[0]
 
     @property
-    def _readers(self) -> Readers:
+    def _readers(self) -> PostgresReaders:
         if self._running is None:
             raise StoreUnavailable("the store is not started")
         return self._running[1]

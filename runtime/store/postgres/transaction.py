@@ -32,7 +32,7 @@ from headrace.runtime.model.write import (
 from headrace.runtime.store.postgres.arrays import bigints, blobs, doubles, integers, smallints, texts
 from headrace.runtime.store.postgres.connection import PostgresDatabase
 from headrace.runtime.store.postgres.fault import is_database_fault
-from headrace.runtime.store.recording import PLAIN, Answer, Recording, Refused, lease_lost
+from headrace.runtime.store.recording import PLAIN, USUAL, Answer, Recording, Refused, lease_lost, usual
 from headrace.runtime.store.rows import text_of
 from headrace.runtime.store.tally import ACCEPTED, BOOK_NAMES, Tally
 
@@ -169,7 +169,7 @@ class Transaction:
             self._begin()
         answers: list[Answer] = []
         for place, (writes, now) in enumerate(lists):
-            if carefully or place in apart or not _usual(writes):
+            if carefully or place in apart or not usual(writes):
                 self.flush()
                 answers.append(self._apart(writes, now))
             else:
@@ -202,7 +202,7 @@ class Transaction:
         try:
             answers: list[Applied] = []
             for write in writes:
-                if type(write) in _USUAL:
+                if type(write) in USUAL:
                     self._gather_one(write, now, answers)
                 else:
                     self.flush()
@@ -517,9 +517,6 @@ def _settled(settles: list[tuple[Settle, float, int]]) -> _Statement | None:
     )  # fmt: skip
 
 
-_USUAL: frozenset[type] = frozenset((Put, Settle, Retry, MarkRunning, ChunkDone))
-
-
 def _words(write: Write) -> tuple[str, ...]:
     """What other nodes are told of a write beside the flows that it fed."""
     if isinstance(write, (FunctionPaused, Closed, Opened)):
@@ -527,15 +524,3 @@ def _words(write: Write) -> tuple[str, ...]:
     if isinstance(write, (JobPlanned, JobMoved, JobRedriven)):
         return (f"moved:{write.job}",)
     return ()
-
-
-def _usual(writes: Sequence[Write]) -> bool:
-    """Whether a list can be gathered with others'."""
-    for write in writes:
-        if type(write) is Put:
-            invocation = write.invocation
-            if invocation.idempotency_key is not None or invocation.job is not None:
-                return False
-        elif type(write) not in _USUAL:
-            return False
-    return True

@@ -1,15 +1,11 @@
 """Writer: the one thread of a node that writes to the PostgreSQL database, on one connection.
 
-Imports the floor and its own room. Whatever waits is drained together and recorded in one transaction; then
-one call into the event loop tells all callers of that transaction. When the connection is lost, what was not
-committed for certain is written again on a new one; and where the answer to a COMMIT was lost, the new
-connection finds out whether it happened, so that nobody is told that their writes failed which stand.
+Imports the floor and its own room. When the connection is lost, what was not committed for certain is written
+again on a new one; and where the answer to a COMMIT was lost, the new connection finds out whether it
+happened, so that nobody is told that their writes failed which stand.
 """
 
 import asyncio
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,20 +15,14 @@ from headrace.runtime.clock import Clock
 from headrace.runtime.errors import HeadraceError, StoreUnavailable
 from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
-from headrace.runtime.store.answers import Answers, Later
+from headrace.runtime.store.group import Call, GroupCommit
 from headrace.runtime.store.postgres.connection import PostgresDatabase
 from headrace.runtime.store.postgres.fault import AGAIN, fault, is_database_fault
 from headrace.runtime.store.postgres.transaction import SHARDS, Stale, Transaction
-from headrace.runtime.store.protocol import Done, Gather, Item
+from headrace.runtime.store.protocol import Item
 from headrace.runtime.store.recording import Answer, Recording
 
 T = TypeVar("T")
-
-WRITES_MAX = 5_000
-"""Writes packed into one transaction; a longer list of one caller still is one transaction."""
-
-WAITING_MAX = 500_000
-"""Lists that may wait for the thread; beyond that the answer is StoreUnavailable."""
 
 PATIENCE_S = 10.0
 """For how long after the loss of the connection writes wait for another one."""
@@ -44,10 +34,10 @@ _CARELESS_MAX = 3
 _NAME = "headrace writer"
 
 
-class _Call:
-    """Something to run on the thread in a transaction of its own, and the future of its result."""
+class _Call(Call):
+    """A call in a transaction of its own, which is committed when its result has `changed` something."""
 
-    __slots__ = ("changed", "future", "run")
+    __slots__ = ("changed",)
 
     def __init__(
         self,
@@ -55,15 +45,18 @@ class _Call:
         changed: Callable[[Any], bool],
         future: "asyncio.Future[Any]",
     ) -> None:
-        self.run, self.changed, self.future = run, changed, future
+        super().__init__(run, future)
+        self.changed = changed
 
 
-class Writer:
-    """Group commit on its own thread: `start` once, `submit` and `call` from the event loop, then `stop`.
+class Writer(GroupCommit[_Call]):
+    """Records in one PostgreSQL database; `call` is for what has a transaction of its own.
 
     `number` is the node's; it chooses the shard of the books. `patience_s` is for how long a lost connection
     is waited for before writes are answered with StoreUnavailable.
     """
+
+    _too_many = "too many writes wait for the database"
 
     def __init__(
         self,
@@ -76,6 +69,7 @@ class Writer:
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
+        super().__init__()
         self._db: PostgresDatabase = db
         self._url = url
         self._where = where
@@ -83,35 +77,11 @@ class Writer:
         self._cold = cold
         self._gather = gather
         self._patience_s = patience_s
-        self._waiting: queue.SimpleQueue[Item | Later | _Call | None] = queue.SimpleQueue()
-        self._ending = threading.Event()
         self._lost_at: float | None = None
         self._tried_at = 0.0
         self._trouble: Exception | None = None
-        self._loop = asyncio.get_running_loop()
-        self._answers = Answers(self._loop)
-        self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
         self.number = 0
-        self.commits = 0
         self.reconnects = 0
-        self.durations: deque[float] = deque(maxlen=256)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def submit(
-        self, writes: Sequence[Write], done: Done, now: float, on_disk: Callable[[], None] | None = None
-    ) -> None:
-        if self._ending.is_set() or self._waiting.qsize() >= WAITING_MAX:
-            why = "the store is stopped" if self._ending.is_set() else "too many writes wait for the database"
-            self._loop.call_soon(done, StoreUnavailable(why))
-            return
-        self._waiting.put((writes, done, now, on_disk))
-
-    def submit_later(self, gather: Gather) -> None:
-        if self._ending.is_set():
-            raise StoreUnavailable("the store is stopped")
-        self._waiting.put(Later(gather))
 
     async def call(
         self, run: Callable[[PostgresDatabase], T], *, changed: Callable[[T], bool] = lambda _: True
@@ -120,23 +90,10 @@ class Writer:
         transaction, again from the start when that meets another's; which is committed when its result has
         `changed` something.
         """
-        if self._ending.is_set():
-            raise StoreUnavailable("the store is stopped")
+        self._check_running()
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting.put(_Call(run, changed, future))
         return await future
-
-    async def stop(self) -> None:
-        """Record everything that waits, then end the thread and close the connection."""
-        if self._ending.is_set():
-            return
-        self._ending.set()
-        self._waiting.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
-
-    @property
-    def waiting(self) -> int:
-        return self._waiting.qsize()
 
     @property
     def pid(self) -> int:
@@ -150,34 +107,8 @@ class Writer:
     # ---- on the thread ----
 
     def _run(self) -> None:
-        while self._step(self._waiting.get()):
-            pass
+        super()._run()
         self._db.close()
-
-    def _step(self, item: "Item | Later | _Call | None") -> bool:
-        """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came
-        behind it. False at the end.
-        """
-        waiting = self._waiting
-        items: list[Item] = []
-        room = WRITES_MAX
-        while item is not None and type(item) is not _Call:
-            if type(item) is Later:
-                item = self._answers.gathered(item)
-            if item is not None:
-                items.append(item)  # type: ignore[arg-type]
-                room -= len(item[0])  # type: ignore[index]
-            if room <= 0 or waiting.empty():
-                if items:
-                    self._answers.lists(items, self._record(items))
-                return True
-            item = waiting.get_nowait()
-        if items:
-            self._answers.lists(items, self._record(items))
-        if item is None:
-            return False
-        self._serve(item)
-        return True
 
     def _record(self, items: list[Item]) -> list[Answer]:
         lists = [(writes, now) for writes, _, now, _ in items]
