@@ -54,12 +54,10 @@ class Notifications:
             raise Throttled("too many notifications are being recorded", 1.0)
         self._in_hand += len(notifications)
         try:
-            if len(notifications) == 1:
-                hearers = self._hearing(notifications[0], target)
-                if len(hearers) == 1:
-                    await hearers[0](notifications[0])
-                    return
             told = [hear(note) for note in notifications for hear in self._hearing(note, target)]
+            if len(told) == 1:
+                await told[0]
+                return
             for outcome in await asyncio.gather(*told, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
