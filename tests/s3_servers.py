@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import urllib3
 from minio import Minio
 from minio.commonconfig import ENABLED
 from minio.versioningconfig import VersioningConfig
@@ -76,10 +77,16 @@ class S3Server:
         """The environment variables with which a node gets in."""
         return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
 
-    def client(self) -> Minio:
-        """A client with connections of its own, for one thread."""
+    def client(self, *, retries: bool = True) -> Minio:
+        """A client with connections of its own, for one thread; without `retries` a call is tried once."""
+        once = None if retries else urllib3.PoolManager(timeout=10.0, retries=False)
         return Minio(
-            self.endpoint, access_key=self.access_key, secret_key=self.secret_key, secure=False, region=REGION
+            self.endpoint,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            secure=False,
+            region=REGION,
+            http_client=once,
         )
 
     def bucket(self, *, versioned: bool = False) -> str:
@@ -182,19 +189,27 @@ class MinioServer(S3Server):
             "MINIO_UPDATE": "off",
         }
 
-    def webhook_targets(self, url: str, token: str) -> dict[str, str]:
+    @property
+    def queue(self) -> Path:
+        """Where the target HEADRACEQ keeps the events that it has still to deliver."""
+        return self.folder / "queue"
+
+    def queued(self) -> int:
+        """How many files with undelivered events there are."""
+        return sum(path.is_file() for path in self.queue.rglob("*"))
+
+    def webhook_targets(self, url: str, token: str, *, queued_url: str | None = None) -> dict[str, str]:
         """The environment of the two targets that a bucket is connected to: HEADRACE delivers at once,
-        HEADRACEQ keeps in a folder what it could not deliver.
+        HEADRACEQ keeps in a folder what it could not deliver. `queued_url` is for that one, where it differs.
         """
-        queue = self.folder / "queue"
         return {
             "MINIO_NOTIFY_WEBHOOK_ENABLE_HEADRACE": "on",
             "MINIO_NOTIFY_WEBHOOK_ENDPOINT_HEADRACE": url,
             "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_HEADRACE": token,
             "MINIO_NOTIFY_WEBHOOK_ENABLE_HEADRACEQ": "on",
-            "MINIO_NOTIFY_WEBHOOK_ENDPOINT_HEADRACEQ": url,
+            "MINIO_NOTIFY_WEBHOOK_ENDPOINT_HEADRACEQ": queued_url or url,
             "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_HEADRACEQ": token,
-            "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_HEADRACEQ": str(queue),
+            "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_HEADRACEQ": str(self.queue),
             "MINIO_NOTIFY_WEBHOOK_QUEUE_LIMIT_HEADRACEQ": "100000",
         }
 
