@@ -37,6 +37,14 @@ def parse_object_url(url: str) -> tuple[str, str]:
     return bucket, key
 
 
+def credentials_for(url: str | Path) -> Credentials | None:
+    """What the store at `url` asks of who opens it, from the environment; None for a folder.
+
+    Raises: InvalidSettings if it is missing.
+    """
+    return credentials_from() if isinstance(url, str) and url.lower().startswith("s3://") else None
+
+
 def open_store(url: str | Path, *, fsync: bool = True, credentials: Credentials | None = None) -> ObjectStore:
     """The object store at a folder's path, or at a URL of a kind in the table below.
 
