@@ -531,6 +531,14 @@ class Node:
             raise InvalidSettings(f"{path} is empty", "Remove it: the next start writes a new token.")
         return [own, Token("data", text, SCOPES)]
 
+    def _events_token(self) -> str:
+        """The secret for an object store: of a token that may do nothing else, if there is one."""
+        able = [token for token in self.settings.tokens if token.scopes & {"events", "admin"}]
+        if able:
+            return min(able, key=lambda token: len(token.scopes)).secret.get_secret_value()
+        path = self.settings.data / "token"
+        return path.read_text().strip() if not self.settings.tokens else ""
+
     def _build_api(self, tokens: list[Any]) -> None:
         from headrace.runtime.api.access import Access
         from headrace.runtime.api.app import Application
@@ -555,6 +563,8 @@ class Node:
             health=self._health,
             report=self._report,
             notifications=self._notifications,
+            events_token=self._events_token,
+            objects_url=settings.objects,
             limits=Limits(
                 sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
             ),

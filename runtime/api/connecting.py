@@ -19,9 +19,16 @@ from headrace.runtime.api.receiver import PATH
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import BadRequest, Forbidden
 from headrace.runtime.objects.key import PROBES, SYSTEM_BUCKET
-from headrace.runtime.objects.protocol import ObjectStore
-from headrace.runtime.objects.s3 import S3Store
-from headrace.runtime.objects.s3_rules import CREATED, OWN, REMOVED, NotificationRules, Rule, UnknownTarget
+from headrace.runtime.objects.webhook import (
+    CREATED,
+    OWN,
+    REMOVED,
+    BucketRules,
+    Rule,
+    UnknownTarget,
+    Webhook,
+    open_rules,
+)
 
 WAIT_S = 10.0
 WAIT_S_MAX = 60.0
@@ -42,22 +49,30 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Target(msgspec.Struct):
-    """One of the two targets; `arn` is empty where the server does not have it."""
+    """One of the two targets, and what the server has of it: None where it has none, or does not tell."""
 
     name: str
     keeps: bool
-    arn: str = ""
+    webhook: Webhook | None = None
+    delivered: bool = False
 
-    def lines(self, url: str, token: str) -> list[str]:
-        """The environment that a MinIO server needs for it."""
-        endpoint = f"{url.rstrip('/')}{PATH}?target={self.name}"
-        lines = [
-            f"MINIO_NOTIFY_WEBHOOK_ENABLE_{self.name}=on",
-            f"MINIO_NOTIFY_WEBHOOK_ENDPOINT_{self.name}={endpoint}",
-            f"MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_{self.name}={token}",
-        ]
-        if self.keeps:
-            lines.append(f"MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_{self.name}={QUEUE_FOLDER}")
+    @property
+    def keeps_truly(self) -> bool:
+        """Whether it keeps what was not accepted, as far as the server tells."""
+        return self.webhook is None or self.webhook.queue_dir is None or bool(self.webhook.queue_dir)
+
+    def missing(self, url: str, token: str) -> list[str]:
+        """The lines that the environment of the server lacks, or has wrong."""
+        lines = []
+        if not self.delivered:
+            lines = [
+                f"MINIO_NOTIFY_WEBHOOK_ENABLE_{self.name}=on",
+                f"MINIO_NOTIFY_WEBHOOK_ENDPOINT_{self.name}={url.rstrip('/')}{PATH}?target={self.name}",
+                f"MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_{self.name}={token}",
+            ]
+        if self.keeps and not (self.delivered and self.keeps_truly):
+            folder = self.webhook.queue_dir if self.webhook is not None else ""
+            lines.append(f"MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_{self.name}={folder or QUEUE_FOLDER}")
         return lines
 
 
@@ -77,12 +92,12 @@ class Connecting:
 
     async def show(self, request: Request) -> Response:
         bucket = _bucket(request)
-        rules = await self._services.in_thread(self._rules().read, bucket)
+        rules = await self._services.in_thread((await self._rules()).read, bucket)
         return answer({"bucket": bucket, "rules": msgspec.to_builtins(rules)})
 
     async def disconnect(self, request: Request) -> Response:
         bucket = _bucket(request)
-        await self._services.in_thread(self._rules().replace, bucket, [])
+        await self._services.in_thread((await self._rules()).replace, bucket, [])
         return answer({"bucket": bucket, "rules": []})
 
     async def connect(self, request: Request) -> Response:
@@ -94,26 +109,25 @@ class Connecting:
             raise BadRequest(f"the body is wrong: {error}", "docs/guide/api.md has its fields.") from None
         if not 0 <= asked.wait_s <= WAIT_S_MAX:
             raise BadRequest(f"wait_s is {asked.wait_s}", f"It is 0 to {WAIT_S_MAX:g} seconds.")
-        rules = self._rules()
+        rules = await self._rules()
         targets, events = await services.in_thread(
             set_rules, rules, bucket, asked.targets, removals=asked.removals or self._wants_removals(bucket)
         )
-        found: dict[str, Any] = {"bucket": bucket, "events": events, "connected": False, "targets": []}
-        delivered: list[str] = []
-        if all(target.arn for target in targets):
+        if all(target.webhook is not None for target in targets):
             delivered = await self._probe(bucket, expected=len(targets), wait_s=asked.wait_s)
+            for target in targets:
+                # A server whose endpoints name no targets delivers under no name: then their number tells.
+                unnamed = "" in delivered and len(delivered) >= len(targets)
+                target.delivered = target.name in delivered or unnamed
         url = asked.url or services.health().get("url") or ""
-        lines: list[str] = []
-        for target in targets:
-            # A server whose endpoints name no targets delivers under no name: then their number tells.
-            came = target.name in delivered or ("" in delivered and len(delivered) >= len(targets))
-            found["targets"].append(
-                {"name": target.name, "arn": target.arn or None, "keeps": target.keeps, "delivered": came}
-            )
-            if not came:
-                lines += target.lines(url, services.events_token())
-        found["connected"] = not lines
-        found["server_environment"] = lines
+        lines = [line for target in targets for line in target.missing(url, services.events_token())]
+        found: dict[str, Any] = {
+            "bucket": bucket,
+            "connected": not lines,
+            "events": events,
+            "targets": [_shown(target) for target in targets],
+            "server_environment": lines,
+        }
         return answer(found)
 
     async def _probe(self, bucket: str, *, expected: int, wait_s: float) -> list[str]:
@@ -142,44 +156,48 @@ class Connecting:
             for given in spec.triggers
         )
 
-    def _rules(self) -> NotificationRules:
-        return rules_of(self._services.objects)
-
-
-def rules_of(objects: ObjectStore) -> NotificationRules:
-    """The rules of a store's server. Raises: BadRequest for a store that has none."""
-    if not isinstance(objects, S3Store):
-        raise BadRequest(
-            "the buckets are folders, which are watched as they are", "Connect the buckets of an S3 server."
-        )
-    return NotificationRules(objects.connection)
+    async def _rules(self) -> BucketRules:
+        return await self._services.in_thread(open_rules, self._services.objects_url)  # type: ignore[no-any-return]
 
 
 def set_rules(
-    rules: NotificationRules, bucket: str, names: Sequence[str], *, removals: bool
+    rules: BucketRules, bucket: str, names: Sequence[str], *, removals: bool
 ) -> tuple[list[Target], list[str]]:
     """Have the server send a bucket's events to those of two targets that it has; the targets and the events.
 
-    Blocks. Raises: NoSuchBucket.
+    Blocks. Raises: NoSuchBucket, and what BucketRules raise.
     """
-    known = rules.targets()
-    targets = [Target(name, keeps=bool(index)) for index, name in enumerate(names)]
+    known = rules.webhooks()
     events = [CREATED, REMOVED] if removals else [CREATED]
+    targets = [Target(name, keeps=bool(index)) for index, name in enumerate(names)]
     for target in targets:
         if known is None:
-            target.arn = f"arn:minio:sqs::{target.name}:webhook"
+            target.webhook = Webhook(target.name, f"arn:minio:sqs::{target.name}:webhook")
         else:
-            target.arn = next((arn for arn in known if arn.endswith(f":{target.name}:webhook")), "")
-    wanted = [Rule(OWN + target.name.lower(), target.arn, tuple(events)) for target in targets if target.arn]
-    if wanted:
-        try:
-            rules.replace(bucket, wanted)
-        except UnknownTarget:
-            if known is not None:
-                raise
-            for target in targets:
-                target.arn = ""
+            target.webhook = next((hook for hook in known if hook.name == target.name), None)
+    wanted = [
+        Rule(OWN + target.name.lower(), target.webhook.arn, events)
+        for target in targets
+        if target.webhook is not None
+    ]
+    try:
+        rules.replace(bucket, wanted)
+    except UnknownTarget:
+        for target in targets:
+            target.webhook = None
     return targets, events
+
+
+def _shown(target: Target) -> dict[str, Any]:
+    hook = target.webhook
+    return {
+        "name": target.name,
+        "arn": hook.arn if hook is not None else None,
+        "endpoint": hook.endpoint if hook is not None else None,
+        "queue_dir": hook.queue_dir if hook is not None else None,
+        "keeps": target.keeps,
+        "delivered": target.delivered,
+    }
 
 
 async def _deliveries(probe: Probe, count: int) -> None:

@@ -35,7 +35,8 @@ class Limits:
 @dataclass(slots=True)
 class Services:
     """The node as the API sees it. `routes` and `manifest` change when the code is loaded anew; `schedules`
-    gives those of the present code by the names under which the store keeps their state.
+    gives those of the present code by the names under which the store keeps their state. `events_token` is
+    the secret that an object store shows with its notifications, `objects_url` where the objects are.
     """
 
     dispatcher: Dispatcher
@@ -51,6 +52,8 @@ class Services:
     health: Callable[[], Mapping[str, Any]]
     report: Callable[[str, Mapping[str, Any]], None]
     notifications: Notifications = field(default_factory=Notifications)
+    events_token: Callable[[], str] = str
+    objects_url: str = ""
     schedules: Callable[[], Mapping[str, tuple[FunctionSpec, Timed]]] = dict
     routes: RouteTable = field(default_factory=RouteTable)
     manifest: Manifest = field(default_factory=lambda: Manifest(version=""))

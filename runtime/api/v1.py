@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.runtime.api.calls import Calls
+from headrace.runtime.api.connecting import Connecting
 from headrace.runtime.api.dead_letters import DeadLetters
 from headrace.runtime.api.endpoint import Endpoint, answer, error_answer
 from headrace.runtime.api.facts import Facts
@@ -41,6 +42,7 @@ class Api:
             DeadLetters(services, calls, records),
             Jobs(services, records),
             Objects(services),
+            Connecting(services),
             self,
         )
 
