@@ -535,9 +535,9 @@ class Node:
         """The secret for an object store: of a token that may do nothing else, if there is one."""
         able = [token for token in self.settings.tokens if token.scopes & {"events", "admin"}]
         if able:
-            return min(able, key=lambda token: len(token.scopes)).secret.get_secret_value()
-        path = self.settings.data / "token"
-        return path.read_text().strip() if not self.settings.tokens else ""
+            least = min(able, key=lambda token: ("admin" in token.scopes, len(token.scopes)))
+            return least.secret.get_secret_value()
+        return (self.settings.data / "token").read_text().strip() if not self.settings.tokens else ""
 
     def _build_api(self, tokens: list[Any]) -> None:
         from headrace.runtime.api.access import Access

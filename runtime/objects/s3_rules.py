@@ -66,8 +66,12 @@ class NotificationRules:
             name, _, kind = arn.rpartition(":")
             if kind == "webhook":
                 name = name.rpartition(":")[2]
-                of = told.get(name, {})
-                found.append(Webhook(name, arn, of.get("ENDPOINT"), of.get("QUEUE_DIR")))
+                of = told.get(name)
+                found.append(
+                    Webhook(name, arn)
+                    if of is None
+                    else Webhook(name, arn, of.get("ENDPOINT", ""), of.get("QUEUE_DIR", ""))
+                )
         return found
 
     def read(self, bucket: str) -> list[Rule]:
