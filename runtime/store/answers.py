@@ -23,7 +23,7 @@ class Later:
         self.gather = gather
 
 
-LATE_S = 0.002
+LATE_S = 0.005
 """How long an answer for which nobody waits on the loop is kept for others to join."""
 
 _LATE_MAX = 256
