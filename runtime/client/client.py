@@ -13,7 +13,7 @@ from contextlib import closing
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from urllib.parse import quote
 
 from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse, segment
@@ -524,13 +524,32 @@ class Client:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def read_object(self, url: str) -> Iterator[bytes]:
-        """Read an object in pieces of at most 1 MiB. Raises NoSuchObject at the first."""
-        with closing(self.backend.stream("GET", _object_path(url))) as stream:
+    def read_object(self, url: str, *, version_id: str | None = None) -> Iterator[bytes]:
+        """Read an object, or an older version of it, in pieces of at most 1 MiB. Raises NoSuchObject at the
+        first.
+        """
+        query = None if version_id is None else {"version_id": version_id}
+        with closing(self.backend.stream("GET", _object_path(url), query=query)) as stream:
             if stream.status >= 400:
                 refuse(stream.status, stream.headers, stream.read(READ_BYTES))
             while piece := stream.read(READ_BYTES):
                 yield piece
+
+    def link_object(self, url: str, *, method: Literal["GET", "PUT"] = "GET", expires_s: int = 3600) -> str:
+        """A URL of the object server itself, with which anybody may read an object, or with `PUT` write it,
+        for 1 second to 7 days. Raises BadRequest where objects are kept in a folder.
+        """
+        answer = self._ok(method, _object_path(url), query={"link": str(expires_s)})
+        link: str = json.loads(answer.body)["url"]
+        return link
+
+    def object_versions(self, url: str) -> list[Json]:
+        """The states of one object that a versioned bucket still has, newest first: `version_id, size, etag,
+        modified_at` of each. Raises BadRequest where objects are kept in a folder.
+        """
+        answer = self._ok("GET", _object_path(url), query={"versions": "true"})
+        found: list[Json] = json.loads(answer.body)["items"]
+        return found
 
     def list_objects(self, url: str, *, limit: int | None = None) -> Iterator[Json]:
         """The objects under `s3://BUCKET/PREFIX`: `key, size, etag, modified_at` of each."""
