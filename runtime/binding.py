@@ -244,7 +244,10 @@ class Signature:
                 ) from error
 
     def describe(self, http_parameters: list[str] | None = None) -> dict[str, Any]:
-        """JSON Schemas by parameter, for documentation; with an empty schema where nothing is declared."""
+        """JSON Schemas by parameter, for documentation; with an empty schema where nothing is declared.
+
+        `whole` marks the parameter that gets the body as a whole, `event` one that gets the event.
+        """
         out: dict[str, Any] = {}
         for name in self.bound:
             annotation = self.types.get(name)
@@ -255,6 +258,12 @@ class Signature:
                 except Exception:  # a type that validates but has no schema is documented as anything
                     schema = {}
             out[name] = {"schema": schema, "required": name not in self.defaults}
+            if annotation is not None and _is_event(annotation):
+                out[name]["event"] = True
+            elif name == self.whole:
+                out[name]["whole"] = True
+            if self.defaults.get(name) is not None and not hasattr(self.defaults[name], "model_dump"):
+                out[name]["default"] = self.defaults[name]
         return out
 
     def returns_schema(self) -> dict[str, Any] | None:

@@ -6,14 +6,27 @@ Imports this room. The order of checks is that of their cost: host, then the fas
 from typing import Any
 from urllib.parse import unquote
 
-from headrace.runtime.api.answers import Receive, Scope, Send, header, send, send_error, send_json
+from headrace.runtime.api.answers import (
+    Receive,
+    Scope,
+    Send,
+    encode,
+    header,
+    send,
+    send_error,
+    send_json,
+)
 from headrace.runtime.api.calls import Calls
 from headrace.runtime.api.openapi import describe
+from headrace.runtime.api.pages import docs_page
+from headrace.runtime.api.routing import RouteTable
 from headrace.runtime.api.services import Services
 from headrace.runtime.api.v1 import Api
 from headrace.runtime.errors import BadRequest, HeadraceError
 
 _FUNCTIONS = "/v1/functions/"
+_OWN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/metrics"})
+"""What the node serves beside `/v1`, unless a function does."""
 
 
 class Application:
@@ -24,6 +37,7 @@ class Application:
         self._calls = Calls(services)
         self.api = Api(services, self._calls)
         self._v1 = self.api.app()
+        self._document: tuple[RouteTable, bytes] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send_message: Send) -> None:
         if scope["type"] != "http":
@@ -82,28 +96,13 @@ class Application:
         endpoint, parameters, allowed = services.routes.find(scope["method"], path, raw_path)
         if endpoint is not None:
             await self._calls.route(endpoint, parameters, scope, receive, reply)
-        elif path == "/healthz":
-            await send_json(reply, {"status": "ok"})
-        elif path == "/readyz":
-            why = services.ready()
-            shown = {"status": "ready"} if why is None else {"status": "not ready", "reason": why}
-            await send_json(reply, shown, status=200 if why is None else 503)
-        elif path == "/openapi.json":
-            await send_json(reply, describe(services.manifest, services.routes))
-        elif path == "/metrics":
-            from headrace.runtime.api.metrics import metrics
-
-            services.access.check(header(scope, b"authorization"), "read")
-            body, kind = await metrics(services, self.api)
-            await send(reply, 200, body, [(b"content-type", kind.encode())])
         elif allowed:
-            error = {
-                "code": "method_not_allowed",
-                "message": f"{scope['method']} is not allowed for {path}",
-                "hint": f"Allowed: {', '.join(sorted(allowed))}.",
-            }
-            headers = [(b"allow", ", ".join(sorted(allowed)).encode())]
-            await send_json(reply, {"error": error}, status=405, headers=headers)
+            await self._not_allowed(scope, reply, allowed)
+        elif path in _OWN:
+            if scope["method"] in ("GET", "HEAD"):
+                await self._own(path, scope, reply)
+            else:
+                await self._not_allowed(scope, reply, {"GET"})
         else:
             error = {
                 "code": "not_found",
@@ -111,3 +110,42 @@ class Application:
                 "hint": "`headrace functions` lists the routes.",
             }
             await send_json(reply, {"error": error}, status=404)
+
+    async def _own(self, path: str, scope: Scope, reply: Send) -> None:
+        """Answer a GET of what the node serves beside `/v1`."""
+        services = self._services
+        if path == "/healthz":
+            await send_json(reply, {"status": "ok"})
+        elif path == "/readyz":
+            why = services.ready()
+            shown = {"status": "ready"} if why is None else {"status": "not ready", "reason": why}
+            await send_json(reply, shown, status=200 if why is None else 503)
+        elif path == "/openapi.json":
+            await send(reply, 200, self._described())
+        elif path == "/docs":
+            await send(reply, 200, *docs_page())
+        else:
+            from headrace.runtime.api.metrics import metrics
+
+            services.access.check(header(scope, b"authorization"), "read")
+            body, kind = await metrics(services, self.api)
+            await send(reply, 200, body, [(b"content-type", kind.encode())])
+
+    def _described(self) -> bytes:
+        """The OpenAPI document, made once for each version of the code."""
+        routes = self._services.routes
+        if self._document is None or self._document[0] is not routes:
+            table = [(line.method, line.path, line.scope) for line in self.api.table()]
+            self._document = routes, encode(describe(self._services.manifest, routes, table))
+        return self._document[1]
+
+    async def _not_allowed(self, scope: Scope, reply: Send, allowed: set[str]) -> None:
+        if "GET" in allowed:
+            allowed = allowed | {"HEAD"}
+        shown = ", ".join(sorted(allowed))
+        error = {
+            "code": "method_not_allowed",
+            "message": f"{scope['method']} is not allowed for {scope['path']}",
+            "hint": f"Allowed: {shown}.",
+        }
+        await send_json(reply, {"error": error}, status=405, headers=[(b"allow", shown.encode())])

@@ -55,9 +55,13 @@ class Api:
     def app(self) -> Starlette:
         """All of them as one application."""
         return Starlette(
-            routes=[self._route(endpoint) for group in self._groups for endpoint in group.endpoints()],
+            routes=[self._route(endpoint) for endpoint in self.table()],
             exception_handlers={HTTPException: _http_error, Exception: _failed},
         )
+
+    def table(self) -> list[Endpoint]:
+        """All lines of the table."""
+        return [endpoint for group in self._groups for endpoint in group.endpoints()]
 
     def endpoints(self) -> list[Endpoint]:
         return [
