@@ -297,6 +297,6 @@ def test_what_a_function_takes_and_returns_is_described_by_schemas() -> None:
     signature = Signature(rate, name="app.rate")
     described = signature.describe()
     assert described["product"] == {"schema": {"type": "string"}, "required": True}
-    assert described["limit"] == {"schema": {"type": "integer"}, "required": False, "default": 5}
+    assert described["limit"] == {"schema": {"type": "integer"}, "required": False, "default": 10}
     assert described["body"]["schema"]["properties"].keys() == {"stars", "text"}
     assert signature.returns_schema() is None
