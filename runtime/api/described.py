@@ -265,6 +265,11 @@ OPERATIONS: dict[str, Operation] = {
             )
         },
     ),
+    "GET /v1/calls/{ticket}": Operation(
+        "The state of an asynchronous route's call, by the ticket in its status_url; needs no token",
+        query={"wait_s": _WAIT},
+        answers={"200": _ref("Call")},
+    ),
     "GET /v1/logs": Operation(
         "What functions printed, oldest first; after is the next of the answer before",
         query={

@@ -141,6 +141,7 @@ def _error() -> dict[str, Any]:
 
 # ---- users' routes ----
 
+_KEY_FAILURES = {"401": "No valid key came with the call.", "403": "The key does not allow this call."}
 _FAILURES = {
     "400": "The request's form is wrong.",
     "413": "The body is too large.",
@@ -157,7 +158,7 @@ def _user_operation(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
         "operationId": _NAME.sub("_", f"{spec.name}_{route.method.lower()}"),
         "summary": spec.doc.splitlines()[0] if spec.doc else spec.name,
         "tags": [spec.name.partition(".")[0]],
-        "security": [],
+        "security": [{"key": []}, {"token": []}] if endpoint.rules.scope is not None else [],
     }
     if spec.doc:
         operation["description"] = spec.doc
@@ -169,7 +170,7 @@ def _user_operation(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
             continue
         schema = schemas.lift(item["schema"])
         if item.get("whole") or (name == "body" and name not in endpoint.names):
-            body = {"required": item["required"], "content": _contents(schema)}
+            body = {"required": item["required"], "content": _contents(endpoint, schema)}
         elif name in endpoint.names:
             placed.add(name)
             parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
@@ -211,6 +212,10 @@ def _user_responses(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
     else:
         responses["200"] = _response("The function's result.", {}, "*/*")
     failures: Mapping[str, str] = _FAILURES
+    if endpoint.rules.scope is not None:
+        failures = {**failures, **_KEY_FAILURES}
+    if endpoint.accepts is not None:
+        failures = {**failures, "415": "The body's type is not taken."}
     if spec.typed:
         failures = {**failures, "422": "The call does not match the declared types; `fields` says where."}
     for status, told in sorted(failures.items()):
@@ -219,10 +224,19 @@ def _user_responses(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
     return responses
 
 
-def _contents(schema: dict[str, Any]) -> dict[str, Any]:
-    """The media types of a body of this schema."""
+def _contents(endpoint: UserEndpoint, schema: dict[str, Any]) -> dict[str, Any]:
+    """The media types of a body of this schema. Models are taken from forms too; they are described as JSON,
+    since a form holds no more than texts.
+    """
+    if endpoint.rules.accepts is not None:
+        return {kind: {"schema": schema} for kind in endpoint.rules.accepts}
     if not schema:
         return {"application/json": {"schema": {}}, "*/*": {"schema": {}}}
+    if schema.get("type") == "string":
+        kind = "application/octet-stream" if schema.get("format") == "binary" else "text/plain"
+        return {kind: {"schema": schema}}
+    if endpoint.accepts is not None and "application/json" not in endpoint.accepts:
+        return {kind: {"schema": schema} for kind in endpoint.accepts}
     return {"application/json": {"schema": schema}}
 
 

@@ -77,7 +77,8 @@ class Api:
 
         async def checked(request: Request) -> Response:
             try:
-                access.check(request.headers.get("authorization"), endpoint.scope)
+                if endpoint.scope:
+                    access.check(request.headers.get("authorization"), endpoint.scope)
                 if endpoint.takes_json and "json" not in request.headers.get("content-type", ""):
                     raise BadRequest("the content type is not JSON", "Send content-type: application/json.")
                 return await endpoint.handler(request)
