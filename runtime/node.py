@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from headrace.runtime.api.tickets import Tickets, shared_secret
 from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
 from headrace.runtime.errors import (
     HeadraceError,
@@ -44,6 +45,7 @@ from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import PoolEvents
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
+from headrace.runtime.queue.outbound import Callbacks
 from headrace.runtime.settings import Settings
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
@@ -196,7 +198,8 @@ class Node:
         self.dispatcher.ends.jobs = self.coordinator
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
-        self._build_api(tokens)
+        tickets = Tickets(await self.in_thread(shared_secret, self.objects))
+        self._build_api(tokens, tickets)
         if listener is not None:
             self._serve(listener)
         self.manifest = await self._loading
@@ -237,6 +240,8 @@ class Node:
         """
         self._unready = "stopping"
         self.stopping.set()
+        if hasattr(self, "services"):
+            self.services.draining = True
         grace = self.settings.drain_s if grace_s is None else grace_s
         for source in self._sources:
             await source.stop()
@@ -312,6 +317,8 @@ class Node:
                 url=self.url or None,
                 token=self.secret,
                 client_factory=CLIENT if self.url else None,
+                callback_secret=self._callback_secret(),
+                callback_hosts=settings.callback_hosts,
             ),
             kill_grace_s=settings.kill_grace_s,
             recycle_after=settings.recycle_after,
@@ -337,7 +344,7 @@ class Node:
             for given in spec.triggers:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 for route in trigger.routes() if trigger is not None else ():
-                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None))
+                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec))
         table = RouteTable()
         kept: list[Endpoint] = []
         for endpoint in endpoints:
@@ -539,7 +546,7 @@ class Node:
             return least.secret.get_secret_value()
         return (self.settings.data / "token").read_text().strip() if not self.settings.tokens else ""
 
-    def _build_api(self, tokens: list[Any]) -> None:
+    def _build_api(self, tokens: list[Any], tickets: Tickets) -> None:
         from headrace.runtime.api.access import Access
         from headrace.runtime.api.app import Application
         from headrace.runtime.api.notifications import Notifications
@@ -569,8 +576,20 @@ class Node:
                 sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
             ),
             new_request_id=lambda: show_id(self.ids.next()),
+            tickets=tickets,
+            log_request=self._log_request if settings.access_log else None,
+            callbacks=Callbacks(self._callback_secret(), settings.callback_hosts)
+            if settings.callback_secret is not None
+            else None,
         )
         self.application = Application(self.services)
+
+    def _callback_secret(self) -> str:
+        secret = self.settings.callback_secret
+        return secret.get_secret_value() if secret is not None else ""
+
+    def _log_request(self, facts: Mapping[str, Any]) -> None:
+        _log.info("request", **facts)
 
     def _serve(self, listener: socket.socket) -> None:
         import uvicorn

@@ -54,6 +54,8 @@ class HttpCall(msgspec.Struct, gc=False):
     client_ip: str
     request_id: str
     received_at: float
+    caller: str = ""
+    """The name of the key that the caller has shown, where the route asks for one."""
 
 
 class HttpAnswer(msgspec.Struct, gc=False):
@@ -69,6 +71,8 @@ class Route(Protocol):
     what it answers.
 
     `path` may hold `{name}` parameters. With `asynchronous` the call is accepted durably and answered 202.
+    A route may have two things more: `rules`, a RouteRules, and `idempotency_key(call)`, the key of a call
+    that brings none of its own, or None.
     """
 
     method: str

@@ -20,6 +20,7 @@ from headrace.runtime.api.app import Application
 from headrace.runtime.api.notifications import Notifications
 from headrace.runtime.api.routing import Endpoint, RouteTable
 from headrace.runtime.api.services import Limits, Services
+from headrace.runtime.api.tickets import Tickets
 from headrace.runtime.errors import StorageFull
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.ids import Ids, show_id
@@ -150,7 +151,7 @@ class InlineNode:
         )
         self.services.manifest = Manifest(version="v1", functions=tuple(self.specs))
         self.services.routes = RouteTable(
-            Endpoint(route, spec.name, is_job=spec.job is not None)
+            Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec)
             for spec in self.specs
             for trigger in spec.triggers
             if trigger.kind == "http"
@@ -343,6 +344,7 @@ class InlineNode:
             report=self._report,
             notifications=Notifications(self._report),
             limits=self._limits,
+            tickets=Tickets(b"inline"),
             new_request_id=lambda: show_id(self.ids.next()),
         )
         self.application = Application(self.services)
