@@ -28,14 +28,15 @@ from headrace.runtime.errors import (
     PortInUse,
     ReadOnlyStorage,
     StorageFull,
+    WrongState,
 )
 from headrace.runtime.fault import problem as fault_problem
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.attempt import Report
-from headrace.runtime.model.ids import Ids, show_id
+from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
-from headrace.runtime.model.write import Write
+from headrace.runtime.model.write import Fired, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import open_store, parse_object_url
@@ -469,6 +470,7 @@ class Node:
             clock=self.wall,
             chance=self._chance,
             accept=partial(self._accept, spec, kind),
+            cancel=self._cancel,
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
@@ -486,20 +488,35 @@ class Node:
                     raise applied.refused
             return []
         if spec.job is not None:
+            ids = [self.ids.next() for _ in events]
+            _name_subject(writes, ids[0])
             return [
                 await self.coordinator.submit(
                     spec.name,
                     _job_input(spec, event),
                     before=writes if at == 0 else (),
                     version=self.manifest.version,
+                    id=id,
                 )
-                for at, event in enumerate(events)
+                for at, (id, event) in enumerate(zip(ids, events, strict=True))
             ]
         puts = [
             self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
         ]
+        _name_subject(writes, puts[0].invocation.id)
         await self.dispatcher.accept(puts, before=writes)
         return [show_id(put.invocation.id) for put in puts]
+
+    async def _cancel(self, id: str) -> None:
+        """End an invocation or a job of a trigger's, unless it has ended."""
+        number = read_id(id)
+        assert number is not None
+        assert self._store is not None
+        with contextlib.suppress(WrongState):
+            if await self._store.job(number) is not None:
+                await self.coordinator.cancel(id)
+            else:
+                await self.dispatcher.cancelling.cancel(number)
 
     # ---- the API ----
 
@@ -779,6 +796,13 @@ def _trigger_class(kind: str) -> Any:
 
 
 _trigger_classes: dict[str, Any] = {}
+
+
+def _name_subject(writes: Sequence[Write], id: int) -> None:
+    """What a schedule fires is remembered with the instant."""
+    for write in writes:
+        if isinstance(write, Fired):
+            write.subject = id
 
 
 def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ schedule = Table(
     Column("resumed_at", Double),
     Column("queued_at", Double),
     Column("forgotten_at", Double),
-    Column("fires", BigInteger),
+    Column("recorded", BigInteger),
     sqlite_with_rowid=False,
 )
 
@@ -206,6 +206,7 @@ backfill = Table(
     Column("position", Double, nullable=False),
     Column("concurrency", Integer, nullable=False),
     Column("again", Boolean, nullable=False),
+    Column("instants", BigInteger, nullable=False),
     Column("fired", BigInteger, nullable=False),
     Column("present", BigInteger, nullable=False),
     Column("live", Text, nullable=False),

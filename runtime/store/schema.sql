@@ -15,6 +15,7 @@ CREATE TABLE backfill (
     position DOUBLE NOT NULL,
     concurrency INTEGER NOT NULL,
     again BOOLEAN NOT NULL,
+    instants BIGINT NOT NULL,
     fired BIGINT NOT NULL,
     present BIGINT NOT NULL,
     live TEXT NOT NULL,
@@ -208,7 +209,7 @@ CREATE TABLE schedule (
     resumed_at DOUBLE,
     queued_at DOUBLE,
     forgotten_at DOUBLE,
-    fires BIGINT,
+    recorded BIGINT,
     PRIMARY KEY (name)
 )
  WITHOUT ROWID;

@@ -130,7 +130,7 @@ CREATE TABLE schedule (
     resumed_at DOUBLE PRECISION,
     queued_at DOUBLE PRECISION,
     forgotten_at DOUBLE PRECISION,
-    fires BIGINT
+    recorded BIGINT
 );
 
 CREATE TABLE fired (
@@ -153,6 +153,7 @@ CREATE TABLE backfill (
     position DOUBLE PRECISION NOT NULL,
     concurrency INTEGER NOT NULL,
     again BOOLEAN NOT NULL,
+    instants BIGINT NOT NULL,
     fired BIGINT NOT NULL,
     present BIGINT NOT NULL,
     live TEXT NOT NULL,

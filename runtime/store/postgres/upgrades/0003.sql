@@ -4,7 +4,7 @@ ALTER TABLE schedule
     ADD COLUMN resumed_at DOUBLE PRECISION,
     ADD COLUMN queued_at DOUBLE PRECISION,
     ADD COLUMN forgotten_at DOUBLE PRECISION,
-    ADD COLUMN fires BIGINT;
+    ADD COLUMN recorded BIGINT;
 
 ALTER TABLE fired
     ADD COLUMN fired_at DOUBLE PRECISION,
@@ -22,6 +22,7 @@ CREATE TABLE backfill (
     position DOUBLE PRECISION NOT NULL,
     concurrency INTEGER NOT NULL,
     again BOOLEAN NOT NULL,
+    instants BIGINT NOT NULL,
     fired BIGINT NOT NULL,
     present BIGINT NOT NULL,
     live TEXT NOT NULL,
@@ -30,6 +31,10 @@ CREATE TABLE backfill (
     note TEXT NOT NULL
 );
 CREATE UNIQUE INDEX backfill_open ON backfill (schedule) WHERE ended_at IS NULL;
+
+-- A thousand instants were remembered of each; what was before the oldest of them is not known any more.
+UPDATE schedule SET forgotten_at = (SELECT min(due_at) FROM fired WHERE fired.schedule = name)
+    WHERE (SELECT count(*) FROM fired WHERE fired.schedule = name) >= 1000;
 
 UPDATE meta SET value = '3' WHERE key = 'schema';
 UPDATE alembic_version SET version_num = '0003';
