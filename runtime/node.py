@@ -28,15 +28,14 @@ from headrace.runtime.errors import (
     PortInUse,
     ReadOnlyStorage,
     StorageFull,
-    WrongState,
 )
 from headrace.runtime.fault import problem as fault_problem
+from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
-from headrace.runtime.model.write import Fired, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import open_store, parse_object_url
@@ -51,6 +50,8 @@ from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.store.survey import Survey
+from headrace.runtime.timetable.backfills import Backfills
+from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
 from headrace.runtime.versions import Versions
 
@@ -195,6 +196,23 @@ class Node:
             on_error=self._report,
         )
         self.dispatcher.ends.jobs = self.coordinator
+        self.intake = Intake(
+            store,
+            self.dispatcher,
+            self.coordinator,
+            ids=self.ids,
+            clock=self.clock,
+            version=lambda: self.manifest.version,
+        )
+        self.backfills = Backfills(
+            store,
+            declared=self._schedules,
+            accept=self.intake.accept,
+            watch=self._watch,
+            new_id=lambda: show_id(self.ids.next()),
+            clock=self.wall,
+            report=self._report,
+        )
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
         self._build_api(tokens)
@@ -210,7 +228,7 @@ class Node:
         await membership.beat(self.dispatcher)
         self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
         self._lease.add_done_callback(self._reap)
-        for work in (self._flush_logs(), self._expire(), self._collect()):
+        for work in (self._flush_logs(), self._expire(), self._collect(), self.backfills.run()):
             self._spawn(work)
         if store.shared:
             self._spawn(
@@ -452,6 +470,12 @@ class Node:
                     found[_trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
         return found
 
+    def _watch(self, id: str, ended: Callable[[], None]) -> None:
+        """Have `ended` called when an invocation has ended, as far as this node hears of it."""
+        number = read_id(id)
+        assert number is not None
+        self.dispatcher.watchers.watch(number, lambda _: ended())
+
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
         for source in sources:
@@ -469,54 +493,13 @@ class Node:
             state=self._store,
             clock=self.wall,
             chance=self._chance,
-            accept=partial(self._accept, spec, kind),
-            cancel=self._cancel,
+            accept=partial(self.intake.accept, spec, kind),
+            cancel=self.intake.cancel,
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
             sweep_s=self.settings.sweep_s,
         )
-
-    async def _accept(
-        self, spec: FunctionSpec, kind: str, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
-    ) -> list[str]:
-        """Record a trigger's events and its own writes in one step."""
-        if not events:
-            assert self._store is not None
-            for applied in await self._store.apply(writes, now=self.clock.now()) if writes else ():
-                if applied.refused is not None:
-                    raise applied.refused
-            return []
-        if spec.job is not None:
-            ids = [self.ids.next() for _ in events]
-            _name_subject(writes, ids[0])
-            return [
-                await self.coordinator.submit(
-                    spec.name,
-                    _job_input(spec, event),
-                    before=writes if at == 0 else (),
-                    version=self.manifest.version,
-                    id=id,
-                )
-                for at, (id, event) in enumerate(zip(ids, events, strict=True))
-            ]
-        puts = [
-            self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
-        ]
-        _name_subject(writes, puts[0].invocation.id)
-        await self.dispatcher.accept(puts, before=writes)
-        return [show_id(put.invocation.id) for put in puts]
-
-    async def _cancel(self, id: str) -> None:
-        """End an invocation or a job of a trigger's, unless it has ended."""
-        number = read_id(id)
-        assert number is not None
-        assert self._store is not None
-        with contextlib.suppress(WrongState):
-            if await self._store.job(number) is not None:
-                await self.coordinator.cancel(id)
-            else:
-                await self.dispatcher.cancelling.cancel(number)
 
     # ---- the API ----
 
@@ -558,6 +541,16 @@ class Node:
             objects=self.objects,
             logs=self.logs,
             versions=self.versions,
+            timetable=Timetable(
+                self._store,
+                self.backfills,
+                declared=self._schedules,
+                accept=self.intake.accept,
+                cancel=self.intake.cancel,
+                ids=self.ids,
+                clock=self.wall,
+                in_thread=self.in_thread,
+            ),
             schedules=self._schedules,
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
@@ -796,27 +789,6 @@ def _trigger_class(kind: str) -> Any:
 
 
 _trigger_classes: dict[str, Any] = {}
-
-
-def _name_subject(writes: Sequence[Write], id: int) -> None:
-    """What a schedule fires is remembered with the instant."""
-    for write in writes:
-        if isinstance(write, Fired):
-            write.subject = id
-
-
-def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trigger's event gives to a job: an upload's object, or the event itself as the only item."""
-    if "Records" in event:
-        from headrace.runtime.model.event import UploadEvent
-
-        found = UploadEvent(event)
-        return {"object": f"s3://{found.bucket}/{found.key}"}
-    for trigger in spec.triggers:
-        given = trigger.fields.get("input")
-        if given is not None:
-            return {"object": given} if isinstance(given, str) else {"items": given}
-    return {"items": [dict(event)]}
 
 
 def _trigger_name(spec: FunctionSpec, kind: str, fields: Mapping[str, Any], index: int) -> str:

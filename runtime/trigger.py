@@ -154,5 +154,8 @@ class Timed(Protocol):
         rate counts, are UTC epoch seconds.
         """
 
+    def fields(self) -> dict[str, Any]:
+        """What was declared, as in Trigger."""
+
     def event(self, name: str, due: float, *, id: str) -> Mapping[str, Any]:
         """The event of the schedule `name` for a moment, with an id of its own."""
