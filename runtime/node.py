@@ -31,12 +31,12 @@ from headrace.runtime.errors import (
     StorageFull,
 )
 from headrace.runtime.fault import problem as fault_problem
+from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.attempt import Report
-from headrace.runtime.model.ids import Ids, show_id
+from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
-from headrace.runtime.model.write import Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import credentials_for, open_store, parse_object_url
@@ -52,6 +52,8 @@ from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.store.survey import Survey
+from headrace.runtime.timetable.backfills import Backfills
+from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
 from headrace.runtime.versions import Versions
 
@@ -196,6 +198,23 @@ class Node:
             on_error=self._report,
         )
         self.dispatcher.ends.jobs = self.coordinator
+        self.intake = Intake(
+            store,
+            self.dispatcher,
+            self.coordinator,
+            ids=self.ids,
+            clock=self.clock,
+            version=lambda: self.manifest.version,
+        )
+        self.backfills = Backfills(
+            store,
+            declared=self._schedules,
+            accept=self.intake.accept,
+            watch=self._watch,
+            new_id=lambda: show_id(self.ids.next()),
+            clock=self.wall,
+            report=self._report,
+        )
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
         tickets = Tickets(await self.in_thread(shared_secret, self.objects))
@@ -212,7 +231,7 @@ class Node:
         await membership.beat(self.dispatcher)
         self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
         self._lease.add_done_callback(self._reap)
-        for work in (self._flush_logs(), self._expire(), self._collect()):
+        for work in (self._flush_logs(), self._expire(), self._collect(), self.backfills.run()):
             self._spawn(work)
         if store.shared:
             self._spawn(
@@ -460,6 +479,12 @@ class Node:
                     found[_trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
         return found
 
+    def _watch(self, id: str, ended: Callable[[], None]) -> None:
+        """Have `ended` called when an invocation has ended, as far as this node hears of it."""
+        number = read_id(id)
+        assert number is not None
+        self.dispatcher.watchers.watch(number, lambda _: ended())
+
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
         self._notifications.is_open = False  # what comes between the two would find nobody
@@ -478,39 +503,14 @@ class Node:
             state=self._store,
             clock=self.wall,
             chance=self._chance,
-            accept=partial(self._accept, spec, kind),
+            accept=partial(self.intake.accept, spec, kind),
+            cancel=self.intake.cancel,
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
             sweep_s=self.settings.sweep_s,
             subscribe=self._notifications.subscribe,
         )
-
-    async def _accept(
-        self, spec: FunctionSpec, kind: str, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
-    ) -> list[str]:
-        """Record a trigger's events and its own writes in one step."""
-        if not events:
-            assert self._store is not None
-            for applied in await self._store.apply(writes, now=self.clock.now()) if writes else ():
-                if applied.refused is not None:
-                    raise applied.refused
-            return []
-        if spec.job is not None:
-            return [
-                await self.coordinator.submit(
-                    spec.name,
-                    _job_input(spec, event),
-                    before=writes if at == 0 else (),
-                    version=self.manifest.version,
-                )
-                for at, event in enumerate(events)
-            ]
-        puts = [
-            self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
-        ]
-        await self.dispatcher.accept(puts, before=writes)
-        return [show_id(put.invocation.id) for put in puts]
 
     # ---- the API ----
 
@@ -539,8 +539,15 @@ class Node:
         return [own, Token("data", text, SCOPES)]
 
     def _events_token(self) -> str:
-        """The secret for an object store: of a token that may do nothing else, if there is one."""
-        able = [token for token in self.settings.tokens if token.scopes & {"events", "admin"}]
+        """The secret for an object store: of a token that may do nothing else, if there is one; empty where
+        none can be named, because the settings hold their hashes only.
+        """
+        able = [
+            token
+            for token in self.settings.tokens
+            if token.scopes & {"events", "admin"}
+            and not token.secret.get_secret_value().startswith("sha256:")
+        ]
         if able:
             least = min(able, key=lambda token: ("admin" in token.scopes, len(token.scopes)))
             return least.secret.get_secret_value()
@@ -562,6 +569,16 @@ class Node:
             objects=self.objects,
             logs=self.logs,
             versions=self.versions,
+            timetable=Timetable(
+                self._store,
+                self.backfills,
+                declared=self._schedules,
+                accept=self.intake.accept,
+                cancel=self.intake.cancel,
+                ids=self.ids,
+                clock=self.wall,
+                in_thread=self.in_thread,
+            ),
             schedules=self._schedules,
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
@@ -815,20 +832,6 @@ def _trigger_class(kind: str) -> Any:
 
 
 _trigger_classes: dict[str, Any] = {}
-
-
-def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trigger's event gives to a job: an upload's object, or the event itself as the only item."""
-    if "Records" in event:
-        from headrace.runtime.model.event import UploadEvent
-
-        found = UploadEvent(event)
-        return {"object": f"s3://{found.bucket}/{found.key}"}
-    for trigger in spec.triggers:
-        given = trigger.fields.get("input")
-        if given is not None:
-            return {"object": given} if isinstance(given, str) else {"items": given}
-    return {"items": [dict(event)]}
 
 
 def _trigger_name(spec: FunctionSpec, kind: str, fields: Mapping[str, Any], index: int) -> str:

@@ -19,6 +19,7 @@ from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.outbound import Callbacks
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
+from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.trigger import Timed
 from headrace.runtime.versions import Versions
 
@@ -47,6 +48,7 @@ class Services:
     objects: ObjectStore
     logs: LogStore
     versions: Versions
+    timetable: Timetable
     clock: Clock
     access: Access
     in_thread: Callable[..., Awaitable[Any]]

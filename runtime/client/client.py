@@ -19,6 +19,7 @@ from urllib.parse import quote
 from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse, segment
 from headrace.runtime.client.backend import MANY_MAX, PLAIN, Answer, Backend, SubmitOptions
 from headrace.runtime.client.payload import encode_payload
+from headrace.runtime.client.schedules import Schedules
 from headrace.runtime.errors import BadRequest, InvalidObjectUrl, PayloadTooLarge, WrongState
 
 if TYPE_CHECKING:
@@ -283,6 +284,11 @@ class Client:
         most to yield.
         """
         return self._pages("/v1/invocations", {"function": function, "status": status, "tag": tag}, limit)
+
+    @property
+    def schedules(self) -> Schedules:
+        """What can be done with schedules: list, pause, resume, run, backfill."""
+        return Schedules(self)
 
     def why(self, name: str) -> Json:
         """What holds an invocation, a job, a schedule or a function, and until when.
