@@ -89,14 +89,12 @@ class Route(Protocol):
 class Notification(msgspec.Struct, frozen=True, gc=False):
     """What an object store tells of one object, in S3's terms.
 
-    `name` is the event's without `s3:`, `source` its `eventSource`. `metadata` is what the uploader gave, by
-    lower-case names without `x-amz-meta-`; None where the store did not tell.
+    `name` is the event's without `s3:`, `source` its `eventSource`.
     """
 
     info: ObjectInfo
     name: str
     source: str
-    metadata: dict[str, str] | None = None
 
 
 Hear = Callable[[Notification], Awaitable[None]]
@@ -113,8 +111,8 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
     queue is full: hold back and try again later. A `Fired` among the writes gets the first id as its subject.
     `cancel` ends an invocation or a job by its id; harmless when it has ended. `new_id` gives an id for an
-    event that has to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what it
-    returns is called; None where there are none.
+    event that has to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what
+    it returns is called; None where there are none.
     """
 
     name: str
@@ -160,6 +158,14 @@ class Trigger(Protocol):
     def source(self, context: TriggerContext) -> Source | None: ...
 
     def routes(self) -> Sequence[Route]: ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A trigger that does not fit every function."""
+
+    def check(self, function: FunctionSpec) -> None:
+        """Called when it is declared. Raises: InvalidFunction."""
 
 
 @runtime_checkable

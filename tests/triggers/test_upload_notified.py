@@ -37,7 +37,7 @@ class Bucket:
     def put(self, key: str, content: str, *, at: float) -> ObjectInfo:
         """Store an object; what a notification of it says."""
         stored = ObjectInfo(
-            "inbox", key, len(content), f"etag-{content}", round(at, 3), f"{int(at * 1e9):016x}"
+            "inbox", key, len(content), f"etag-{content}", round(at, 3), f"{int(at * 1e9):016x}", metadata={}
         )
         self.objects[key] = stored
         return stored
@@ -59,7 +59,7 @@ class Bucket:
                     f"{int(shown.modified_at * 1e9):016x}",
                 )
 
-    def head(self, bucket: str, key: str) -> ObjectInfo:
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
         self.heads += 1
         if key not in self.objects:
             raise NoSuchObject(bucket, key)

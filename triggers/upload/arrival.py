@@ -4,15 +4,21 @@ Imports the model, the object stores' protocol and the trigger protocol.
 """
 
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from headrace.runtime.errors import NoSuchObject
 from headrace.runtime.fault import reach
 from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.model.write import Seen
-from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.protocol import ObjectInfo, Tagged
+from headrace.runtime.objects.trail import EVENT, read_trail
+from headrace.runtime.objects.trail import NAME as TRAIL
 from headrace.runtime.trigger import TriggerContext
+
+if TYPE_CHECKING:
+    from headrace.triggers.upload.trigger import Upload
 
 CREATED = "ObjectCreated:Put"
 REMOVED = "ObjectRemoved:Delete"
@@ -46,16 +52,60 @@ class Recorder(Protocol):
 
 
 class EventRecorder:
-    """Each arrival is one event."""
+    """Each arrival is one event, with what its trigger asks for beside."""
 
-    def __init__(self, context: TriggerContext) -> None:
-        self._context = context
+    def __init__(self, trigger: "Upload", context: TriggerContext) -> None:
+        self._trigger, self._context = trigger, context
 
     async def record(self, arrival: Arrival) -> None:
+        arrival = await self._completed(arrival)
         event = event_of(arrival)
+        if not arrival.removed:
+            await self._add(event, arrival.info)
         reach("ledger.before")
         await self._context.accept([event], [seen(self._context.name, arrival)])
         reach("ledger.after")
+
+    async def _completed(self, arrival: Arrival) -> Arrival:
+        """The arrival with the object's metadata, which a listing does not tell."""
+        info = arrival.info
+        if info.metadata is not None or arrival.removed:
+            return arrival
+        try:
+            found = await self._context.in_thread(
+                self._context.objects.head, info.bucket, info.key, version_id=info.version_id
+            )
+        except NoSuchObject:  # it has gone since, and had its moment
+            return arrival
+        whole = msgspec.structs.replace(info, metadata=found.metadata or {}, content_type=found.content_type)
+        return msgspec.structs.replace(arrival, info=whole)
+
+    async def _add(self, event: UploadEvent, info: ObjectInfo) -> None:
+        """What the event has beside S3's own."""
+        given = info.metadata or {}
+        trail = read_trail(given.get(TRAIL)) if TRAIL in given else None
+        if trail is not None:
+            event[EVENT] = {
+                "hops": trail.hops, "max_hops": self._trigger.max_hops, "functions": trail.functions
+            }  # fmt: skip
+        about = event.record["s3"]["object"]
+        if self._trigger.metadata:
+            about["userMetadata"] = {name: value for name, value in given.items() if name != TRAIL}
+            if info.content_type is not None:
+                about["contentType"] = info.content_type
+        if self._trigger.tags:
+            about["tags"] = await self._tags(info)
+
+    async def _tags(self, info: ObjectInfo) -> dict[str, str]:
+        objects = self._context.objects
+        if not isinstance(objects, Tagged):
+            return {}
+        try:
+            return await self._context.in_thread(  # type: ignore[no-any-return]
+                objects.tags, info.bucket, info.key, version_id=info.version_id
+            )
+        except NoSuchObject:
+            return {}
 
 
 def event_of(arrival: Arrival) -> UploadEvent:
