@@ -89,6 +89,7 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     records events and the trigger's own writes in one atomic step and returns the invocation ids (or job
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
     queue is full: hold back and try again later. `id_at` gives an id for an event that has to hold its own.
+    `clock_look_s` is how often to look whether the wall clock was changed, None for the trigger's own choice.
     """
 
     name: str
@@ -102,6 +103,7 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     in_thread: Callable[..., Awaitable[Any]]
     report: Callable[[str, Mapping[str, Any]], None]
     sweep_s: float = 300.0
+    clock_look_s: float | None = None
 
 
 class Source(Protocol):

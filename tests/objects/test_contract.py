@@ -25,9 +25,10 @@ from headrace.runtime.errors import (
     PreconditionFailed,
 )
 from headrace.runtime.objects.folder import FolderStore
+from headrace.runtime.objects.memory import MemoryStore
 from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, BucketNotEmpty, ObjectInfo, ObjectStore
 
-IMPLEMENTATIONS = ["folder"]
+IMPLEMENTATIONS = ["folder", "memory"]
 
 NewStore = Callable[[], ObjectStore]
 
@@ -35,6 +36,11 @@ NewStore = Callable[[], ObjectStore]
 @pytest.fixture
 def new_folder_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
     return lambda: FolderStore(tmp_path_factory.mktemp("buckets"), fsync=False)
+
+
+@pytest.fixture
+def new_memory_store() -> NewStore:
+    return MemoryStore
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

@@ -29,10 +29,11 @@ from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.model.write import CursorMoved, Forget, Seen
 from headrace.runtime.objects.folder import FolderStore
 from headrace.runtime.objects.key import file_names, is_temporary_name
-from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.protocol import Notifying, ObjectInfo
 from headrace.runtime.trigger import TriggerContext
 from headrace.triggers.upload.comparison import Comparison, Differences
 from headrace.triggers.upload.lease import is_being_written
+from headrace.triggers.upload.told import StoreWatch
 from headrace.triggers.upload.trigger import Upload
 from headrace.triggers.upload.watch import FolderWatch, Happening, Notice, watch_folder
 
@@ -87,6 +88,8 @@ class UploadSource:
         if isinstance(context.objects, FolderStore):
             self._folder = os.path.join(os.fsencode(context.objects.root), trigger.bucket.encode())
             self._watch = watch_folder(os.fsdecode(self._folder), self._on_notices, context.in_thread)
+        elif isinstance(context.objects, Notifying):
+            self._watch = StoreWatch(context.objects, trigger.bucket, self._on_notices)
         self._task: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._noticed: dict[str, None] = {}
@@ -130,7 +133,7 @@ class UploadSource:
 
     async def _make_bucket(self) -> None:
         objects, in_thread = self._context.objects, self._context.in_thread
-        if self._folder is None or self._bucket in await in_thread(objects.buckets):
+        if self._watch is None or self._bucket in await in_thread(objects.buckets):
             return
         await in_thread(objects.make_bucket, self._bucket)
         self._report("the bucket was missing and has been made")
