@@ -471,6 +471,7 @@ class Node:
                         "a trigger could not start",
                         {"function": spec.name, "kind": given.kind, "error": str(error)},
                     )
+        self._notifications.is_open = True
 
     def _schedules(self) -> dict[str, tuple[FunctionSpec, Timed]]:
         """What the present code declares to happen at moments that are known ahead, by the trigger's name."""
@@ -486,6 +487,7 @@ class Node:
 
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
+        self._notifications.is_open = False  # what comes between the two would find nobody
         for source in sources:
             await source.stop()
         await self._start_triggers()
@@ -507,6 +509,7 @@ class Node:
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
             sweep_s=self.settings.sweep_s,
             clock_look_s=self._parts.clock_look_s,
+            subscribe=self._notifications.subscribe,
         )
 
     async def _accept(
@@ -564,10 +567,12 @@ class Node:
     def _build_api(self, tokens: list[Any]) -> None:
         from headrace.runtime.api.access import Access
         from headrace.runtime.api.app import Application
+        from headrace.runtime.api.notifications import Notifications
         from headrace.runtime.api.services import Limits, Services
 
         settings = self.settings
         assert self._store is not None
+        self._notifications = Notifications(self._report)
         self.services = Services(
             dispatcher=self.dispatcher,
             coordinator=self.coordinator,
@@ -582,6 +587,7 @@ class Node:
             ready=self._why_unready,
             health=self._health,
             report=self._report,
+            notifications=self._notifications,
             limits=Limits(
                 sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
             ),

@@ -35,7 +35,7 @@ from headrace.runtime.errors import InvalidSettings
 from headrace.runtime.model.size import read_size
 
 FILE_NAME = "headrace.toml"
-SCOPES = ("invoke", "read", "write", "code", "admin")
+SCOPES = ("invoke", "read", "write", "code", "events", "admin")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Variables of ours that are not settings of a node: the client's, the choice of the file, and those of the
@@ -81,7 +81,7 @@ class Token(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    scopes: frozenset[Literal["invoke", "read", "write", "code", "admin"]]
+    scopes: frozenset[Literal["invoke", "read", "write", "code", "events", "admin"]]
     secret: SecretStr
 
     @classmethod

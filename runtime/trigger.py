@@ -14,7 +14,7 @@ import msgspec
 from headrace.runtime.clock import Clock
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Write
-from headrace.runtime.objects.protocol import ObjectStore
+from headrace.runtime.objects.protocol import ObjectInfo, ObjectStore
 
 
 class LedgerEntry(Protocol):
@@ -82,14 +82,35 @@ class Route(Protocol):
         """The answer for the function's result (JSON)."""
 
 
+class Notification(msgspec.Struct, frozen=True, gc=False):
+    """What an object store tells of one object, in S3's terms.
+
+    `name` is the event's without `s3:`, `source` its `eventSource`. `metadata` is what the uploader gave, by
+    lower-case names without `x-amz-meta-`; None where the store did not tell.
+    """
+
+    info: ObjectInfo
+    name: str
+    source: str
+    metadata: dict[str, str] | None = None
+
+
+Hear = Callable[[Notification], Awaitable[None]]
+"""Returns when a notification is durable, or needs nothing; raises a Retryable error when it is to come
+again.
+"""
+
+
 class TriggerContext(msgspec.Struct, kw_only=True):
     """What the engine gives to one trigger of one function.
 
     `name` identifies the trigger for its ledger and schedules and stays the same over restarts. `accept`
     records events and the trigger's own writes in one atomic step and returns the invocation ids (or job
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
-    queue is full: hold back and try again later. `id_at` gives an id for an event that has to hold its own.
-    `clock_look_s` is how often to look whether the wall clock was changed, None for the trigger's own choice.
+    queue is full: hold back and try again later. `new_id` gives an id for an event that has to hold its own.
+    `subscribe` has a bucket's notifications told to the trigger, until what it returns is called; None where
+    there are none. `clock_look_s` is how often to look whether the wall clock was changed, None for the
+    trigger's own choice.
     """
 
     name: str
@@ -104,6 +125,7 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     report: Callable[[str, Mapping[str, Any]], None]
     sweep_s: float = 300.0
     clock_look_s: float | None = None
+    subscribe: Callable[[str, Hear], Callable[[], None]] | None = None
 
 
 class Source(Protocol):

@@ -17,6 +17,7 @@ import msgspec
 from headrace import App
 from headrace.runtime.api.access import SCOPES, Access, Token
 from headrace.runtime.api.app import Application
+from headrace.runtime.api.notifications import Notifications
 from headrace.runtime.api.routing import Endpoint, RouteTable
 from headrace.runtime.api.services import Limits, Services
 from headrace.runtime.errors import StorageFull
@@ -340,6 +341,7 @@ class InlineNode:
             ready=lambda: None,
             health=lambda: {"node": self.name},
             report=self._report,
+            notifications=Notifications(self._report),
             limits=self._limits,
             new_request_id=lambda: show_id(self.ids.next()),
         )

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from headrace.runtime.errors import Forbidden, Unauthorized
 
-SCOPES = ("invoke", "read", "write", "code", "admin")
+SCOPES = ("invoke", "read", "write", "code", "events", "admin")
 
 
 class Token:

@@ -9,6 +9,8 @@ from urllib.parse import unquote
 from headrace.runtime.api.answers import Receive, Scope, Send, header, send, send_error, send_json
 from headrace.runtime.api.calls import Calls
 from headrace.runtime.api.openapi import describe
+from headrace.runtime.api.receiver import PATH as RECEIVER
+from headrace.runtime.api.receiver import Receiver
 from headrace.runtime.api.services import Services
 from headrace.runtime.api.v1 import Api
 from headrace.runtime.errors import BadRequest, HeadraceError
@@ -22,6 +24,7 @@ class Application:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._calls = Calls(services)
+        self._receiver = Receiver(services)
         self.api = Api(services, self._calls)
         self._v1 = self.api.app()
 
@@ -75,6 +78,9 @@ class Application:
                     else:
                         await self._calls.invoke_many(unquote(name), scope, receive, reply)
                     return
+            if path == RECEIVER and scope["method"] == "POST":
+                await self._receiver.receive(scope, receive, reply)
+                return
             await self._v1(scope, receive, reply)
             return
         raw = scope.get("raw_path")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.runtime.api.access import Access
+from headrace.runtime.api.notifications import Notifications
 from headrace.runtime.api.routing import RouteTable
 from headrace.runtime.clock import Clock
 from headrace.runtime.jobs.coordinator import Coordinator
@@ -49,6 +50,7 @@ class Services:
     ready: Callable[[], str | None]
     health: Callable[[], Mapping[str, Any]]
     report: Callable[[str, Mapping[str, Any]], None]
+    notifications: Notifications = field(default_factory=Notifications)
     schedules: Callable[[], Mapping[str, tuple[FunctionSpec, Timed]]] = dict
     routes: RouteTable = field(default_factory=RouteTable)
     manifest: Manifest = field(default_factory=lambda: Manifest(version=""))

@@ -115,11 +115,14 @@ class Seen(msgspec.Struct, gc=False):
 
 
 class Forget(msgspec.Struct, gc=False):
-    """Remove ledger rows of keys that a complete sweep no longer found."""
+    """Remove ledger rows of keys that a complete sweep no longer found; with `gone` only those that mark an
+    object that has gone, which have no ETag.
+    """
 
     trigger: str
     bucket: str
     keys: list[str]
+    gone: bool = False
 
 
 class Fired(msgspec.Struct, gc=False):

@@ -1,7 +1,7 @@
 """MemoryStore: buckets in the memory of this process, for tests.
 
-Imports the floor and this room. It keeps to the contract of every other store, and it tells who asks of each
-object that it gets, as a server's notifications do. A pickled one is found again in the process that made it,
+Imports the floor and this room. It keeps to the contract of every other store, and it tells of each object
+that comes or goes, as a server's notifications do. A pickled one is found again in the process that made it,
 and nowhere else.
 """
 
@@ -11,7 +11,7 @@ import itertools
 import threading
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -33,7 +33,8 @@ BYTES_MAX = 1 << 30
 _PIECE_BYTES = 1 << 20
 _WINDOW = 1_000
 
-Told = Callable[[str], None]
+Told = Callable[[str, ObjectInfo], None]
+"""Hears S3's name of what happened, and the object as it came, or as it was when it went."""
 
 
 class MemoryStore:
@@ -42,14 +43,17 @@ class MemoryStore:
     Args:
         clock: dates the objects; the system's by default.
         bytes_max: what all objects may hold together; beyond it a put raises StorageFull.
+        told: told of each object, on the thread that put or deleted it.
     """
 
-    def __init__(self, *, clock: Clock | None = None, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, bytes_max: int = BYTES_MAX, told: Told | None = None
+    ) -> None:
         self.bytes_max = bytes_max
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._buckets: dict[str, _Bucket] = {}
-        self._listeners: dict[str, list[Told]] = {}
+        self._told = told
         self._bytes = 0
         self._last_ns = 0
         self._number = next(_numbers)
@@ -57,18 +61,6 @@ class MemoryStore:
 
     def __reduce__(self) -> tuple[Callable[[int], "MemoryStore"], tuple[int]]:
         return _find, (self._number,)
-
-    def subscribe(self, bucket: str, told: Told) -> Callable[[], None]:
-        """See Notifying."""
-        with self._lock:
-            self._listeners.setdefault(bucket, []).append(told)
-
-        def end() -> None:
-            with self._lock:
-                if told in self._listeners.get(bucket, []):
-                    self._listeners[bucket].remove(told)
-
-        return end
 
     # ---- buckets ----
 
@@ -146,9 +138,15 @@ class MemoryStore:
         self._touch()
         with self._lock:
             found = self._at(bucket, key)
-            if key in found.objects:
-                self._bytes -= found.objects.pop(key)[0].size
-                found.order = None
+            if key not in found.objects:
+                return
+            info, _ = found.objects.pop(key)
+            found.order = None
+            self._bytes -= info.size
+            self._last_ns = ns = max(int(self._clock.now() * 1e9), self._last_ns + 1)
+        if self._told is not None:
+            gone = msgspec.structs.replace(info, sequencer=f"{ns:016x}", modified_at=ns / 1e9)
+            self._told("ObjectRemoved:Delete", gone)
 
     def list(
         self, bucket: str, *, prefix: str = "", after: str = "", limit: int = 1000
@@ -215,13 +213,9 @@ class MemoryStore:
             found.objects[key] = info, data
             if before is None:
                 found.order = None
-            listeners = tuple(self._listeners.get(bucket, ()))
-        self._tell(listeners, key)
+        if self._told is not None:
+            self._told("ObjectCreated:Put", info)
         return info
-
-    def _tell(self, listeners: Sequence[Told], key: str) -> None:
-        for told in listeners:
-            told(key)
 
     def _touch(self) -> None:
         """An object is about to be looked at, read, written, listed or deleted."""

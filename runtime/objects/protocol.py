@@ -6,9 +6,9 @@ be pickled or carried over a fork.
 """
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self, runtime_checkable
+from typing import BinaryIO, Protocol, Self
 
 import msgspec
 
@@ -176,16 +176,6 @@ class ObjectStore(Protocol):
         """All that `list` would page through, in bounded memory and cheaper per object than by pages.
 
         What is put or deleted meanwhile may or may not be seen; what is there throughout is seen once.
-        """
-
-
-@runtime_checkable
-class Notifying(Protocol):
-    """A store that tells of each object that it gets, in this process."""
-
-    def subscribe(self, bucket: str, told: Callable[[str], None]) -> Callable[[], None]:
-        """Have `told` called with the key of each object that is put into the bucket from now on, on the
-        thread that put it, until what is returned is called.
         """
 
 

@@ -292,8 +292,9 @@ def _higher(sequencer: str, known: str) -> bool:
 
 
 def forget(transaction: Recording, write: Forget, now: float) -> Applied:
+    only = " AND etag = ''" if write.gone else ""
     transaction.db.executemany(
-        'DELETE FROM ledger WHERE "trigger" = ? AND bucket = ? AND "key" = ?',
+        f'DELETE FROM ledger WHERE "trigger" = ? AND bucket = ? AND "key" = ?{only}',
         [(write.trigger, write.bucket, key) for key in sorted(write.keys)],
     )
     return PLAIN

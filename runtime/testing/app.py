@@ -45,6 +45,7 @@ from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.testing.faults import Faults, FaultyBuckets, WatchedStore, crashed
 from headrace.runtime.testing.loop import QuietLoop
+from headrace.runtime.testing.notices import Notices
 from headrace.runtime.testing.pool import InlinePool
 from headrace.runtime.testing.virtual import VirtualClock
 
@@ -116,6 +117,8 @@ class AppUnderTest:
         self._store: WatchedStore | None = None
         self._pool: _DrivenPool | None = None
         self._objects: ObjectStore | None = None
+        self._notices: Notices | None = None
+        self._delivering: asyncio.Task[None] | None = None
         self._client: Client | None = None
 
     # ---- life ----
@@ -143,7 +146,8 @@ class AppUnderTest:
             if self._workers:
                 self._objects = FolderStore(self._data / "buckets", fsync=False)
             else:
-                self._objects = FaultyBuckets(self.faults, clock=self.clock)
+                self._notices = Notices(self.faults, self.clock)
+                self._objects = FaultyBuckets(self.faults, clock=self.clock, told=self._notices.told)
             self._loop = QuietLoop(self._busy)
             self.clock.attach(self)
         self._outside(self._start)
@@ -362,6 +366,9 @@ class AppUnderTest:
         except BaseException:
             self._stop()
             raise
+        if self._notices is not None:
+            work = self._notices.deliver(node.services.notifications.tell)
+            self._delivering = self._loop.create_task(work)
         self._client = Client(backend=_DrivenBackend(self, node, self._loop), clock=self.clock)
 
     def _request(self, settings: Settings) -> bytes:
@@ -423,6 +430,10 @@ class AppUnderTest:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+        delivering, self._delivering = self._delivering, None
+        if self._loop is not None and delivering is not None:
+            delivering.cancel()
+            self._loop.run_until_complete(asyncio.wait([delivering]))
         if node is not None and self._loop is not None:
             self._loop.run_until_complete(node.stop(grace_s=0))
         self._pool = self._store = None

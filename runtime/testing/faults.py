@@ -103,16 +103,12 @@ def crashed(started_at: float) -> Outcome:
 
 
 class FaultyBuckets(MemoryStore):
-    """Buckets in memory that fail, and tell of objects, as the test says."""
+    """Buckets in memory that fail as the test says."""
 
     def __init__(self, faults: Faults, **settings: Any) -> None:
         super().__init__(**settings)
         self._faults = faults
         self.is_faulty = True
-
-    def _tell(self, listeners: Sequence[Callable[[str], None]], key: str) -> None:
-        for _ in range(self._faults.notices() if listeners else 0):
-            super()._tell(listeners, key)
 
     def _touch(self) -> None:
         error = self._faults.objects_error() if self.is_faulty else None
