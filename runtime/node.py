@@ -38,7 +38,7 @@ from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
 from headrace.runtime.model.write import Deployed, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
-from headrace.runtime.objects.url import open_store, parse_object_url
+from headrace.runtime.objects.url import credentials_for, open_store, parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
@@ -337,6 +337,7 @@ class Node:
             clock=self.clock,
             config=WorkerConfig(
                 objects=objects,
+                credentials=credentials_for(settings.objects),
                 url=self.url or None,
                 token=self.secret,
                 client_factory=CLIENT if self.url else None,

@@ -62,7 +62,8 @@ class Objects:
     async def get_object(self, request: Request) -> Response:
         services = self._services
         bucket, key = _bucket(request), request.path_params["key"]
-        info: ObjectInfo = await services.in_thread(services.objects.head, bucket, key)
+        version_id = request.query_params.get("version_id") or None
+        info: ObjectInfo = await services.in_thread(services.objects.head, bucket, key, version_id=version_id)
         start, end, partial = _range(request.headers.get("range"), info.size)
         headers = {
             "etag": f'"{info.etag}"',
@@ -82,7 +83,13 @@ class Objects:
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
         reader = await services.in_thread(
-            services.objects.open, bucket, key, start=start, end=end, if_match=info.etag
+            services.objects.open,
+            bucket,
+            key,
+            start=start,
+            end=end,
+            if_match=info.etag,
+            version_id=version_id,
         )
 
         return StreamingResponse(pieces(reader, services.in_thread), status_code=status, headers=headers)

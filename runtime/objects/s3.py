@@ -3,9 +3,10 @@
 Imports the floor and this room. What one would get wrong:
 
 - An ETag belongs to contents, not to writes: putting the same bytes again gives the same ETag.
-- Only Amazon's keys are any text. Servers over file systems refuse an empty, `.` or `..` segment, or take it for
-  another key, so here such a put or deletion raises InvalidKey. A server's own rules come on top: for MinIO a
-  segment has at most 255 bytes. A key that cannot be put is read as absent.
+- Only Amazon's keys are any text. Servers over file systems refuse an empty, `.` or `..` segment, or take it
+  for another key, so here such a put or deletion raises InvalidKey. A server's own rules come on top: MinIO
+  takes at most 255 bytes in a segment, and does not list `a/b` while there is an object `a`. A key that
+  cannot be put is read as absent.
 - A put is followed by a HEAD, because the answer to a put names no time.
 """
 
@@ -38,7 +39,8 @@ from headrace.runtime.objects.key import (
 from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, ObjectInfo
 from headrace.runtime.objects.s3_connection import RETRIES, Answer, S3Connection
 from headrace.runtime.objects.s3_endpoint import S3Endpoint
-from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page
+from headrace.runtime.objects.s3_listing import PAGE_MAX, objects_in_order
+from headrace.runtime.objects.s3_object import from_headers, parse_buckets
 from headrace.runtime.objects.s3_reader import S3Reader
 from headrace.runtime.objects.s3_refusal import raise_refusal
 from headrace.runtime.objects.s3_signature import Credentials
@@ -47,7 +49,6 @@ from headrace.runtime.objects.s3_upload import S3Upload, check_conditions_heeded
 WHOLE_PUT_BYTES_MAX = 64 << 20
 _PIECE_BYTES = 1 << 20
 _READ_BUFFER_BYTES = 256 << 10
-_PAGE_MAX = 1_000
 _PROBE_KEY = RESERVED_PREFIX + "conditional-write-probe"
 _ETAG = re.compile(r"[\x21\x23-\x7e]+")
 
@@ -193,7 +194,7 @@ class S3Store:
         return builtins.list(itertools.islice(self._walk(bucket, prefix, after, page=limit), limit))
 
     def iterate(self, bucket: str, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        return self._walk(bucket, prefix, after, page=_PAGE_MAX)
+        return self._walk(bucket, prefix, after, page=PAGE_MAX)
 
     def _walk(self, bucket: str, prefix: str, after: str, *, page: int) -> Iterator[ObjectInfo]:
         check_bucket(bucket)
@@ -202,19 +203,7 @@ class S3Store:
         if len(prefix.encode("utf-8", "replace")) > KEY_BYTES_MAX:
             self._bucket_must_exist(bucket)
             return
-        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix, "max-keys": str(min(page, _PAGE_MAX))}
-        if after:
-            query["start-after"] = after
-        while True:
-            answer = self.connection.request("GET", f"/{bucket}", query=query)
-            if not answer.ok:
-                raise_refusal(self.connection, bucket, None, answer)
-            found = parse_page(bucket, answer.data)
-            yield from found.objects
-            if found.more is None:
-                return
-            query.pop("start-after", None)
-            query["continuation-token"] = found.more
+        yield from objects_in_order(self.connection, bucket, prefix=prefix, after=after, page=page)
 
     def _reader(
         self,
@@ -251,9 +240,7 @@ class S3Store:
             # The server knows no ranges: pass over what was not asked for.
             left = max(0, min(left, left if end is None else end) - start)
             _pass_over(answer, start)
-        return S3Reader(
-            self.connection, answer, bucket=bucket, key=key, query=query, start=start, left=left
-        )
+        return S3Reader(self.connection, answer, bucket=bucket, key=key, query=query, start=start, left=left)
 
     def _check_key(self, key: str) -> None:
         check_key(key)

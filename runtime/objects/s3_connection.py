@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import msgspec
@@ -130,7 +130,7 @@ class S3Connection:
     def open(
         self, path: str, *, query: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """`request` with GET that leaves the body of a success in `Answer.stream`, for the caller to close."""
+        """`request` with GET that leaves a success's body in `Answer.stream`, for the caller to close."""
         return self._send("GET", path, query or {}, headers or {}, b"", stream=True)
 
     def link(self, method: str, path: str, *, query: Mapping[str, str], expires_s: int) -> str:
@@ -160,7 +160,7 @@ class S3Connection:
     ) -> Answer:
         answer = self._send_once(method, path, query, headers, body, stream=stream)
         if answer.status == 403 and answer.code == "RequestTimeTooSkewed" and "date" in answer.headers:
-            # A node whose clock is wrong is not a node without rights: sign by the server's clock from now on.
+            # A node whose clock is wrong is not one without rights: sign by the server's clock from now on.
             self._ahead_s = _http_date(answer.headers["date"]) - self._clock.now()
             answer = self._send_once(method, path, query, headers, body, stream=stream)
         if answer.status in _OVERLOADED:
@@ -203,7 +203,7 @@ class S3Connection:
             response = self._connections().urlopen(
                 method,
                 f"{encoded}?{text}" if text else encoded,
-                body=body if body or method in ("PUT", "POST") else None,
+                body=_sendable(body) if body or method in ("PUT", "POST") else None,
                 headers=own,
                 retries=_Retries(self._retries),
                 redirect=False,
@@ -218,7 +218,7 @@ class S3Connection:
         except HTTPError as error:
             raise ObjectServerUnavailable(self.endpoint.base, _why(error)) from error
         # A multipart upload may fail after its 200 was sent: then the body is an error.
-        failed = response.status >= 300 or data.startswith(b"<?xml") and b"<Error>" in data[:200]
+        failed = response.status >= 300 or (data.startswith(b"<?xml") and b"<Error>" in data[:200])
         code, message = _error_of(data) if failed else ("", "")
         status = 500 if failed and response.status < 300 else response.status
         return Answer(status, response.headers, data, code, message, retried)
@@ -264,6 +264,11 @@ _REFUSALS = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed",
      "PermanentRedirect", "IllegalLocationConstraintException"}
 )  # fmt: skip
+
+
+def _sendable(body: Body) -> bytes:
+    # Whatever has a buffer is sent as it is, though urllib3 only promises to take bytes.
+    return cast(bytes, body)
 
 
 def _why_refused(answer: Answer) -> str:

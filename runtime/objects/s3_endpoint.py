@@ -53,7 +53,9 @@ def parse_endpoint(url: str, *, environ: Mapping[str, str] | None = None) -> S3E
     if parts.scheme.lower() != "s3":
         raise InvalidSettings(f"{_shown(url)} does not begin with s3://", _EXAMPLE)
     if parts.username is not None or parts.password is not None:
-        why = "An URL is shown and logged: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
+        why = (
+            "An URL is shown and logged: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
+        )
         raise InvalidSettings(f"the URL of the object server {host!r} holds credentials", why)
     if parts.path not in ("", "/") or parts.fragment:
         raise InvalidSettings(f"{url} names more than a server", f"Buckets are named elsewhere. {_EXAMPLE}")

@@ -1,7 +1,7 @@
 """What an S3 server says of objects, as ObjectInfo: from headers, and from the XML of a listing.
 
-Imports the floor and this room. The sequencer is the modification time in nanoseconds, as exactly as the answer
-gave it: headers give whole seconds, listings milliseconds, and MinIO's notifications the nanoseconds.
+Imports the floor and this room. The sequencer is the modification time in nanoseconds, as exactly as the
+answer gave it: headers give whole seconds, listings milliseconds, and MinIO's notifications the nanoseconds.
 """
 
 from collections.abc import Iterator, Mapping

@@ -17,11 +17,19 @@ from headrace.runtime.objects.protocol import BucketNotEmpty
 from headrace.runtime.objects.s3_connection import Answer, S3Connection
 from headrace.runtime.objects.s3_errors import ObjectServerRefuses
 
-_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
+_FULL = frozenset(
+    {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
+)
 _BAD_KEY = frozenset(
-    {"KeyTooLongError", "KeyTooLong", "XMinioInvalidObjectName", "XMinioInvalidResourceName", "XMinioParentIsObject", "InvalidObjectName",
-     "XMinioObjectExistsAsDirectory", "ObjectParentIsFile", "ExistingObjectIsDirectory", "DirectoryObjectContainsData"}
+    {"KeyTooLongError", "KeyTooLong", "XMinioInvalidObjectName", "XMinioInvalidResourceName",
+     "XMinioParentIsObject", "InvalidObjectName", "XMinioObjectExistsAsDirectory", "ObjectParentIsFile",
+     "ExistingObjectIsDirectory", "DirectoryObjectContainsData"}
 )  # fmt: skip
+
+
+def is_about_key(answer: Answer) -> bool:
+    """Whether the server says that it could not hold such a key, or any with such a prefix."""
+    return answer.code in _BAD_KEY
 
 
 def raise_refusal(
@@ -44,10 +52,12 @@ def raise_refusal(
         raise BucketNotEmpty(bucket)
     if code in _FULL or answer.status == 507:
         raise StorageFull(where)
-    if code in _BAD_KEY and key is not None:
+    if is_about_key(answer) and key is not None:
         raise InvalidKey(key, answer.message or code) if writing else NoSuchObject(bucket, key)
     if code in ("InvalidBucketName", "BucketAlreadyExists"):
         raise InvalidBucketName(bucket, answer.message or code)
     if code == "MethodNotAllowed":
         raise ReadOnlyStorage(where)
-    raise ObjectServerRefuses(connection.endpoint.base, where, answer.message or code or f"status {answer.status}")
+    raise ObjectServerRefuses(
+        connection.endpoint.base, where, answer.message or code or f"status {answer.status}"
+    )

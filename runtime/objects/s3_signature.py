@@ -70,7 +70,15 @@ def sign(
     signed = sorted({**headers, **added}.items())
     names = ";".join(name for name, _ in signed)
     canonical = "\n".join(
-        (method, path, query, *(f"{name}:{' '.join(text.split())}" for name, text in signed), "", names, payload_hash)
+        (
+            method,
+            path,
+            query,
+            *(f"{name}:{' '.join(text.split())}" for name, text in signed),
+            "",
+            names,
+            payload_hash,
+        )
     )
     signature = _signature(credentials, date, region, canonical)
     added["authorization"] = (
@@ -124,7 +132,9 @@ def _scope(date: str, region: str) -> str:
 def _signature(credentials: Credentials, date: str, region: str, canonical: str) -> str:
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     text = f"{ALGORITHM}\n{date}\n{_scope(date, region)}\n{digest}"
-    return hmac.new(_day_key(credentials.secret_key, date[:8], region), text.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(
+        _day_key(credentials.secret_key, date[:8], region), text.encode(), hashlib.sha256
+    ).hexdigest()
 
 
 @functools.lru_cache(maxsize=16)
