@@ -81,21 +81,28 @@ class MemoryStore:
 
     # ---- objects ----
 
-    def head(self, bucket: str, key: str) -> ObjectInfo:
-        return self._find(bucket, key)[0]
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        return self._find(bucket, key, version_id)[0]
 
     def open(
-        self, bucket: str, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        version_id: str | None = None,
     ) -> BinaryIO:
         if start < 0 or (end is not None and end < start):
             raise ValueError(f"no byte range: start {start}, end {end}")
-        info, data = self._find(bucket, key)
+        info, data = self._find(bucket, key, version_id)
         if if_match is not None and if_match != info.etag:
             raise PreconditionFailed(bucket, key, if_match, info.etag)
         return io.BytesIO(data[start:end])
 
-    def get(self, bucket: str, key: str) -> bytes:
-        return self._find(bucket, key)[1]
+    def get(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+        return self._find(bucket, key, version_id)[1]
 
     def put(
         self,
@@ -178,11 +185,11 @@ class MemoryStore:
         check_key(key)
         return self._bucket(bucket)
 
-    def _find(self, bucket: str, key: str) -> tuple[ObjectInfo, bytes]:
+    def _find(self, bucket: str, key: str, version_id: str | None) -> tuple[ObjectInfo, bytes]:
         self._touch()
         with self._lock:
             found = self._at(bucket, key).objects.get(key)
-            if found is None:
+            if found is None or version_id is not None:  # no bucket here keeps versions
                 raise NoSuchObject(bucket, key)
             return found
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,7 @@ class AppUnderTest:
         self._store: WatchedStore | None = None
         self._pool: _DrivenPool | None = None
         self._objects: ObjectStore | None = None
+        self._buckets: FaultyBuckets | None = None
         self._notices: Notices | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._client: Client | None = None
@@ -147,7 +148,8 @@ class AppUnderTest:
                 self._objects = FolderStore(self._data / "buckets", fsync=False)
             else:
                 self._notices = Notices(self.faults, self.clock)
-                self._objects = FaultyBuckets(self.faults, clock=self.clock, told=self._notices.told)
+                self._buckets = FaultyBuckets(self.faults, clock=self.clock, told=self._notices.told)
+                self._objects = self._buckets
             self._loop = QuietLoop(self._busy)
             self.clock.attach(self)
         self._outside(self._start)
@@ -419,11 +421,19 @@ class AppUnderTest:
         defaults = function_defaults(settings)
         apps = [(app, "") for app in self._code if isinstance(app, App)]
         paths = [str(path) for path in self._code if not isinstance(path, App)]
-        if not paths:
-            return assemble(apps, version="test", defaults=defaults)
-        if apps:
+        if apps and paths:
             raise InvalidSettings("apps and paths are given together", "Give either.")
-        return load(request_for(paths, defaults=defaults))
+        if paths:
+            found = load(request_for(paths, defaults=defaults))
+        else:
+            found = assemble(apps, version="test", defaults=defaults)
+        for spec in found.manifest.functions:
+            for trigger in spec.triggers:
+                if isinstance(bucket := trigger.fields.get("bucket"), str):
+                    if self._notices is not None:
+                        self._notices.buckets.add(bucket)
+                    self.objects.make_bucket(bucket)  # a bucket that triggers watch is there before they are
+        return found
 
     def _stop(self) -> None:
         node, self._node = self._node, None
@@ -528,17 +538,16 @@ class AppUnderTest:
         return msgspec.json.decode(data) if data else None
 
     @contextlib.contextmanager
-    def _spared(self) -> Any:
+    def _spared(self) -> Iterator[None]:
         """The test's own look at the buckets meets no fault."""
-        objects = self.objects
-        if not isinstance(objects, FaultyBuckets):
+        if self._buckets is None:
             yield
             return
-        objects.is_faulty = False
+        self._buckets.is_faulty = False
         try:
             yield
         finally:
-            objects.is_faulty = True
+            self._buckets.is_faulty = True
 
 
 class _DrivenBackend(NodeBackend):

@@ -30,6 +30,8 @@ class Notices:
     """What waits to be told. `told` may be called on any thread while the loop does not run."""
 
     def __init__(self, faults: Faults, clock: Clock) -> None:
+        self.buckets: set[str] = set()
+        """Those whose notifications are on."""
         self._faults = faults
         self._clock = clock
         self._waiting: deque[Notification] = deque()
@@ -37,6 +39,8 @@ class Notices:
 
     def told(self, name: str, info: ObjectInfo) -> None:
         """The buckets tell of an object."""
+        if info.bucket not in self.buckets:
+            return
         for _ in range(self._faults.notices()):
             if len(self._waiting) < WAITING_MAX:
                 self._waiting.append(Notification(info, name, SOURCE))
@@ -46,7 +50,11 @@ class Notices:
     async def deliver(self, tell: Tell) -> None:
         """Tell the node of them, until cancelled; what it does not take comes again."""
         loop, some = asyncio.get_running_loop(), asyncio.Event()
-        self._awake = lambda: loop.call_soon_threadsafe(some.set)
+
+        def awake() -> None:
+            loop.call_soon_threadsafe(some.set)
+
+        self._awake = awake
         try:
             while True:
                 some.clear()

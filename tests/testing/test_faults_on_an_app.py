@@ -107,9 +107,9 @@ def test_buckets_that_fail_are_the_functions_failure_and_spare_the_test(
     headrace_app: AppUnderTest, headrace_clock: VirtualClock, headrace_faults: Faults
 ) -> None:
     headrace_app.put("data", "k", "1\n2\n")
-    headrace_faults.fail_objects(4)
+    headrace_faults.fail_objects(2)
     assert headrace_app.get("data", "k") == b"1\n2\n"
-    assert headrace_faults.left == 4
+    assert headrace_faults.left == 2
 
     headrace_app.put("inbox", "a.txt", "hello")
     headrace_app.run_until_idle()
