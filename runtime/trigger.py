@@ -113,8 +113,9 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
     queue is full: hold back and try again later. A `Fired` among the writes gets the first id as its subject.
     `cancel` ends an invocation or a job by its id; harmless when it has ended. `new_id` gives an id for an
-    event that has to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what it
-    returns is called; None where there are none.
+    event that has to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what
+    it returns is called; None where there are none. `clock_look_s` is how often to look whether the wall
+    clock was changed, None for the trigger's own choice.
     """
 
     name: str
@@ -129,6 +130,7 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     in_thread: Callable[..., Awaitable[Any]]
     report: Callable[[str, Mapping[str, Any]], None]
     sweep_s: float = 300.0
+    clock_look_s: float | None = None
     subscribe: Callable[[str, Hear], Callable[[], None]] | None = None
 
 
