@@ -42,6 +42,7 @@ from headrace.runtime.objects.url import open_store, parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import PoolEvents
+from headrace.runtime.queue.burying import bury
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
 from headrace.runtime.settings import Settings
@@ -50,7 +51,7 @@ from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.store.survey import Survey
-from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
+from headrace.runtime.trigger import FeedsJobs, Source, Timed, Trigger, TriggerContext
 from headrace.runtime.versions import Versions
 
 THREADS = 8
@@ -427,7 +428,7 @@ class Node:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 if trigger is None:
                     continue
-                source = trigger.source(self._trigger_context(spec, given.kind, given.fields, index))
+                source = trigger.source(self._trigger_context(spec, trigger, given.fields, index))
                 if source is None:
                     continue
                 try:
@@ -458,17 +459,18 @@ class Node:
         await self._start_triggers()
 
     def _trigger_context(
-        self, spec: FunctionSpec, kind: str, fields: dict[str, Any], index: int
+        self, spec: FunctionSpec, trigger: Trigger, fields: dict[str, Any], index: int
     ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=_trigger_name(spec, kind, fields, index),
+            name=_trigger_name(spec, trigger.kind, fields, index),
             function=spec,
             objects=self.objects,
             state=self._store,
             clock=self.wall,
             chance=self._chance,
-            accept=partial(self._accept, spec, kind),
+            accept=partial(self._accept, spec, trigger),
+            bury=partial(self._bury, spec, trigger),
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
@@ -476,7 +478,7 @@ class Node:
         )
 
     async def _accept(
-        self, spec: FunctionSpec, kind: str, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
+        self, spec: FunctionSpec, trigger: Trigger, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
     ) -> list[str]:
         """Record a trigger's events and its own writes in one step."""
         if not events:
@@ -489,17 +491,43 @@ class Node:
             return [
                 await self.coordinator.submit(
                     spec.name,
-                    _job_input(spec, event),
+                    _job_input(spec, trigger, event),
                     before=writes if at == 0 else (),
                     version=self.manifest.version,
                 )
                 for at, event in enumerate(events)
             ]
         puts = [
-            self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
+            self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=trigger.kind)
+            for event in events
         ]
         await self.dispatcher.accept(puts, before=writes)
         return [show_id(put.invocation.id) for put in puts]
+
+    async def _bury(
+        self,
+        spec: FunctionSpec,
+        trigger: Trigger,
+        event: Mapping[str, Any],
+        error: Mapping[str, Any],
+        writes: Sequence[Write],
+    ) -> str:
+        """Record an event that shall not run as a dead letter, with the trigger's own writes, in one step."""
+        if spec.job is not None:
+            given = _job_input(spec, trigger, event)
+            return await self.coordinator.submit_failed(
+                spec.name, given, error=error, before=writes, version=self.manifest.version
+            )
+        return await bury(
+            self.dispatcher,
+            spec,
+            msgspec.json.encode(event),
+            error=error,
+            node=self._membership.id,
+            source=trigger.kind,
+            clock=self.clock,
+            before=writes,
+        )
 
     # ---- the API ----
 
@@ -781,15 +809,20 @@ def _trigger_class(kind: str) -> Any:
 _trigger_classes: dict[str, Any] = {}
 
 
-def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trigger's event gives to a job: an upload's object, or the event itself as the only item."""
+def _job_input(spec: FunctionSpec, trigger: Trigger, event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trigger's event gives to a job: what the trigger says, an upload's object, or the event itself as
+    the only item.
+    """
+    said: object = trigger
+    if isinstance(said, FeedsJobs):
+        return dict(said.job_input(event))
     if "Records" in event:
         from headrace.runtime.model.event import UploadEvent
 
         found = UploadEvent(event)
         return {"object": f"s3://{found.bucket}/{found.key}"}
-    for trigger in spec.triggers:
-        given = trigger.fields.get("input")
+    for declared in spec.triggers:
+        given = declared.fields.get("input")
         if given is not None:
             return {"object": given} if isinstance(given, str) else {"items": given}
     return {"items": [dict(event)]}

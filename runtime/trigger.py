@@ -35,6 +35,9 @@ class TriggerState(Protocol):
     ) -> Sequence[LedgerEntry]:
         """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
 
+    async def ledger_entry(self, trigger: str, bucket: str, key: str) -> LedgerEntry | None:
+        """The ledger's row of one key; of several versions the latest."""
+
     async def cursor(self, name: str) -> str | None:
         """A position that CursorMoved recorded."""
 
@@ -88,7 +91,9 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     `name` identifies the trigger for its ledger and schedules and stays the same over restarts. `accept`
     records events and the trigger's own writes in one atomic step and returns the invocation ids (or job
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
-    queue is full: hold back and try again later. `id_at` gives an id for an event that has to hold its own.
+    queue is full: hold back and try again later. `bury` does the same with one event that shall not run: it
+    becomes a dead letter at once (for a job: a failed one) with `error`, `{"code", "message", …}`, and the
+    function's `on_failure` is told. `new_id` gives an id for an event that has to hold its own.
     """
 
     name: str
@@ -98,6 +103,7 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     clock: Clock
     chance: random.Random
     accept: Callable[[Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
+    bury: Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Write]], Awaitable[str]]
     new_id: Callable[[], str]
     in_thread: Callable[..., Awaitable[Any]]
     report: Callable[[str, Mapping[str, Any]], None]
@@ -143,4 +149,16 @@ class Timed(Protocol):
     def next_after(self, moment: float, *, anchor: float) -> float | None:
         """The first moment after `moment`; None when there is none any more. Both, and `anchor`, from which a
         rate counts, are UTC epoch seconds.
+        """
+
+
+@runtime_checkable
+class FeedsJobs(Protocol):
+    """A trigger that says what its events give to a job; with others the job's input is the trigger's
+    `input=`, or the event itself as its only item.
+    """
+
+    def job_input(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`{"object": "s3://BUCKET/KEY"}`, `{"items": […]}` or `{"objects": …}`, as for
+        `Coordinator.submit`.
         """
