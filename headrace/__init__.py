@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from headrace.runtime.jobs.chunk import Chunk
     from headrace.runtime.jobs.reduce import all_results
     from headrace.runtime.jobs.split import Csv, Items, JsonLines, Lines
-    from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+    from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
     from headrace.runtime.model.policy import RetryPolicy
     from headrace.runtime.pool.context import Context
     from headrace.triggers.http import Http
     from headrace.triggers.schedule import Schedule
     from headrace.triggers.upload import Upload
+    from headrace.triggers.uploadset import Count, Manifest, Marker, Quiet, UploadSet
 
     __version__: str
 
@@ -30,6 +31,7 @@ __all__ = [
     "Chunk",
     "Client",
     "Context",
+    "Count",
     "Csv",
     "Event",
     "HeadraceError",
@@ -38,12 +40,17 @@ __all__ = [
     "Items",
     "JsonLines",
     "Lines",
+    "Manifest",
+    "Marker",
+    "Quiet",
     "RetryAfter",
     "RetryPolicy",
     "Schedule",
     "ScheduleEvent",
     "Upload",
     "UploadEvent",
+    "UploadSet",
+    "UploadSetEvent",
     "__version__",
     "all_results",
 ]
@@ -54,6 +61,7 @@ _HOMES = {
     "Chunk": "headrace.runtime.jobs.chunk",
     "Client": "headrace.runtime.client",
     "Context": "headrace.runtime.pool.context",
+    "Count": "headrace.triggers.uploadset",
     "Csv": "headrace.runtime.jobs.split",
     "Event": "headrace.runtime.model.event",
     "HeadraceError": "headrace.runtime.errors",
@@ -62,12 +70,17 @@ _HOMES = {
     "Items": "headrace.runtime.jobs.split",
     "JsonLines": "headrace.runtime.jobs.split",
     "Lines": "headrace.runtime.jobs.split",
+    "Manifest": "headrace.triggers.uploadset",
+    "Marker": "headrace.triggers.uploadset",
+    "Quiet": "headrace.triggers.uploadset",
     "RetryAfter": "headrace.runtime.errors",
     "RetryPolicy": "headrace.runtime.model.policy",
     "Schedule": "headrace.triggers.schedule",
     "ScheduleEvent": "headrace.runtime.model.event",
     "Upload": "headrace.triggers.upload",
     "UploadEvent": "headrace.runtime.model.event",
+    "UploadSet": "headrace.triggers.uploadset",
+    "UploadSetEvent": "headrace.runtime.model.event",
     "all_results": "headrace.runtime.jobs.reduce",
 }
 

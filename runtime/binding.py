@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.errors import InvalidEvent, InvalidFunction
-from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
 
 Entry = Callable[[Any, Any], Any]
 _SIMPLE = (str, int, float, bool)
@@ -39,6 +39,8 @@ def as_event(payload: Any) -> Any:
         return HttpEvent(payload)
     if payload.get("source") == "headrace.schedule":
         return ScheduleEvent(payload)
+    if payload.get("source") == "headrace.uploadset":
+        return UploadSetEvent(payload)
     return Event(payload)
 
 

@@ -478,7 +478,11 @@ class Node:
         )
 
     async def _accept(
-        self, spec: FunctionSpec, trigger: Trigger, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
+        self,
+        spec: FunctionSpec,
+        trigger: Trigger,
+        events: Sequence[Mapping[str, Any]],
+        writes: Sequence[Write],
     ) -> list[str]:
         """Record a trigger's events and its own writes in one step."""
         if not events:
@@ -810,8 +814,8 @@ _trigger_classes: dict[str, Any] = {}
 
 
 def _job_input(spec: FunctionSpec, trigger: Trigger, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trigger's event gives to a job: what the trigger says, an upload's object, or the event itself as
-    the only item.
+    """What a trigger's event gives to a job: what the trigger says, an upload's object, or the event itself
+    as the only item.
     """
     said: object = trigger
     if isinstance(said, FeedsJobs):

@@ -124,7 +124,13 @@ class JobCode:
             places += [len(objects)] * len(found["ranges"])
             objects.append(found["shared"])
             ranges += found["ranges"]
-        return {"objects": objects, "places": places, "ranges": ranges, "size": size, "sequential": sequential}
+        return {
+            "objects": objects,
+            "places": places,
+            "ranges": ranges,
+            "size": size,
+            "sequential": sequential,
+        }
 
     def _plan_items(self, given: Mapping[str, Any], context: Any) -> dict[str, Any]:
         assert isinstance(self.split, Items)

@@ -208,7 +208,9 @@ class UploadSetEvent(Event):
             found: list[dict[str, Any]] = self["detail"]["files"]
             return found
         if objects is None:
-            raise ValueError(f"the event holds some of {self.count:,} files only: call files(context.objects)")
+            raise ValueError(
+                f"the event holds some of {self.count:,} files only: call files(context.objects)"
+            )
         bucket, _, key = self.list_url.removeprefix("s3://").partition("/")
         found = json.loads(objects.get(bucket, key))
         return found

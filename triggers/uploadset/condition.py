@@ -93,7 +93,7 @@ class Condition:
         raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.fields() == other.fields()  # type: ignore[attr-defined]
+        return type(other) is type(self) and self.fields() == other.fields()
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -205,7 +205,9 @@ class Manifest(Condition):
                 missing_count=len(missing),
                 named=True,
             )
-        return Verdict(complete=True, why=f"all {total:,} files of the manifest {key}", files=chosen, named=True)
+        return Verdict(
+            complete=True, why=f"all {total:,} files of the manifest {key}", files=chosen, named=True
+        )
 
 
 class Quiet(Condition):
@@ -293,7 +295,9 @@ class AllOf(_Joined):
             missing=_missing(open_ones),
             missing_count=max((v.missing_count for v in open_ones), default=0),
             # Only if time meets every one that is open.
-            wait_s=max((wait for wait in waits if wait is not None), default=None) if None not in waits else None,
+            wait_s=max((wait for wait in waits if wait is not None), default=None)
+            if None not in waits
+            else None,
             named=any(verdict.named for verdict in verdicts),
         )
 
@@ -334,7 +338,9 @@ def _name(name: object, owner: str) -> str:
     return name
 
 
-_KINDS: dict[str, type[Condition]] = {kind.kind: kind for kind in (Count, Marker, Manifest, Quiet, AnyOf, AllOf)}
+_KINDS: dict[str, type[Condition]] = {
+    kind.kind: kind for kind in (Count, Marker, Manifest, Quiet, AnyOf, AllOf)
+}
 
 
 def condition_from(fields: Mapping[str, Any]) -> Condition:

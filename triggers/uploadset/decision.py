@@ -11,7 +11,7 @@ import msgspec
 from headrace.triggers.uploadset.condition import Verdict
 
 LATE_S = 2.0
-"""How long nothing of a fired set may change before its late files are told of, so that they come together."""
+"""How long nothing of a fired set may change before its late files are told of: so they come together."""
 
 
 class Late(StrEnum):
@@ -35,7 +35,7 @@ class Incomplete(StrEnum):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trigger says. `timeout_s` counts from the first file; `gather_s` is LATE_S or the quiet period."""
+    """What a trigger says. `timeout_s` counts from the first file; `gather_s` is LATE_S, or the period."""
 
     late: Late = Late.IGNORE
     incomplete: Incomplete = Incomplete.DEAD
@@ -55,8 +55,8 @@ class SetMemory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         first_at: UTC epoch seconds at which it was first seen.
         changed_at: UTC epoch seconds at which `seen` was first seen.
         settled: fingerprint of what has been told of, or needs not to be.
-        known: key in the system bucket of the list of what was there when it was last told of; None if none was
-            kept.
+        known: key in the system bucket of the list of what was there when it was last told of; None if none
+            was kept.
     """
 
     seen: str
@@ -66,6 +66,11 @@ class SetMemory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     closed: bool = False
     settled: str = ""
     known: str | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing was there when this was recorded."""
+        return not self.seen
 
 
 class Action(StrEnum):
@@ -87,8 +92,8 @@ class Action(StrEnum):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What to do, what to remember then, and after how many seconds to look again; None if only when something
-    changes. The memory of an action that tells still lacks its `known`.
+    """What to do, what to remember then, and after how many seconds to look again; None if only when
+    something changes. The memory of an action that tells still lacks its `known`.
     """
 
     action: Action
@@ -139,9 +144,7 @@ def decide(
     return Decision(Action.NOTE if remember else Action.NOTHING, noted if remember else None, wait_s)
 
 
-def _decide_late(
-    noted: SetMemory, is_news: bool, verdict: Verdict, policy: Policy, now: float
-) -> Decision:
+def _decide_late(noted: SetMemory, is_news: bool, verdict: Verdict, policy: Policy, now: float) -> Decision:
     if noted.seen == noted.settled:
         return Decision(Action.NOTE, noted) if is_news else Decision(Action.NOTHING)
     if policy.late is Late.IGNORE:

@@ -32,7 +32,9 @@ class KeyPattern:
         for name in self.names:
             if not name.isidentifier():
                 raise InvalidFunction(
-                    owner, f"{{{name}}} in {text!r} is no name", "Write a name such as {day}, or [{] for a brace."
+                    owner,
+                    f"{{{name}}} in {text!r} is no name",
+                    "Write a name such as {day}, or [{] for a brace.",
                 )
         known: set[str] = set()
         source = ""

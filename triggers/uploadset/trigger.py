@@ -3,7 +3,6 @@
 Imports the trigger protocol, the model, the upload trigger and its own room.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -78,7 +77,8 @@ class UploadSet:
         self.by = self._names(by)
         if not isinstance(complete, Condition):
             raise self._invalid(
-                f"complete is {complete!r}", 'Use Count(24), Manifest("…"), Marker("…") or Quiet("10 minutes").'
+                f"complete is {complete!r}",
+                'Use Count(24), Manifest("…"), Marker("…") or Quiet("10 minutes").',
             )
         self.complete = complete
         self.late = self._choice(late, Late, "late")
@@ -87,7 +87,9 @@ class UploadSet:
         if existing not in ("skip", "run"):
             raise self._invalid(f"existing is {existing!r}", 'Use "skip" or "run".')
         if name is not None and (not isinstance(name, str) or not name or len(name) > 128):
-            raise self._invalid(f"the name {name!r} is not a text of 1 to 128 characters", "Give another name.")
+            raise self._invalid(
+                f"the name {name!r} is not a text of 1 to 128 characters", "Give another name."
+            )
         self.name = name
         try:
             self.timeout_s = None if timeout is None else read_duration(timeout, field="timeout")
@@ -98,10 +100,15 @@ class UploadSet:
         self._manifests = frozenset(part.name for part in named if isinstance(part, Manifest))
         texts = [pattern, *(marker.text for marker in self.markers.values())]
         beginnings = [self.pattern.beginning({}), *(marker.beginning({}) for marker in self.markers.values())]
-        self.members = _Members(self, os.path.commonprefix(beginnings), texts)
+        self.members = _Members(self, _common(beginnings), texts)
 
     def __repr__(self) -> str:
-        defaults: dict[str, Any] = {"pattern": "**", "late": "ignore", "incomplete": "dead", "existing": "skip"}
+        defaults: dict[str, Any] = {
+            "pattern": "**",
+            "late": "ignore",
+            "incomplete": "dead",
+            "existing": "skip",
+        }
         defaults["by"] = list(self.pattern.names)
         fields = {name: value for name, value in self.fields().items() if value != defaults.get(name)}
         del fields["bucket"], fields["complete"]
@@ -234,3 +241,11 @@ class _Members(Upload):
 
     def matches_key(self, key: str) -> bool:
         return key.startswith(self.prefix) and self._sets.place(key) is not None
+
+
+def _common(beginnings: list[str]) -> str:
+    """What all of them begin with."""
+    low, high = min(beginnings), max(beginnings)
+    return low[
+        : next((at for at, pair in enumerate(zip(low, high, strict=False)) if len(set(pair)) > 1), len(low))
+    ]
