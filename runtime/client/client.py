@@ -19,6 +19,7 @@ from urllib.parse import quote
 from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse, segment
 from headrace.runtime.client.backend import MANY_MAX, PLAIN, Answer, Backend, SubmitOptions
 from headrace.runtime.client.payload import encode_payload
+from headrace.runtime.client.schedules import Schedules
 from headrace.runtime.errors import BadRequest, InvalidObjectUrl, PayloadTooLarge, WrongState
 
 if TYPE_CHECKING:
@@ -284,6 +285,11 @@ class Client:
         """
         return self._pages("/v1/invocations", {"function": function, "status": status, "tag": tag}, limit)
 
+    @property
+    def schedules(self) -> Schedules:
+        """What can be done with schedules: list, pause, resume, run, backfill."""
+        return Schedules(self)
+
     def why(self, name: str) -> Json:
         """What holds an invocation, a job, a schedule or a function, and until when.
 
@@ -456,6 +462,44 @@ class Client:
     def make_bucket(self, bucket: str) -> None:
         """Make a bucket; one that is there already is left as it is."""
         self._ok("PUT", f"/v1/buckets/{quote(bucket, safe='')}")
+
+    def connect_bucket(
+        self,
+        bucket: str,
+        *,
+        node_url: str = "",
+        targets: Sequence[str] = (),
+        removals: bool = False,
+        wait_s: float = 10.0,
+    ) -> Json:
+        """Have the node's S3 server tell the node of a bucket, and prove it with a probe object.
+
+        Args:
+            node_url: the node as the server reaches it; by default as it knows itself.
+            targets: the names of the server's two webhook targets, at once and kept.
+            removals: deletions as well; they are told in any case when a trigger of the bucket asks for them.
+            wait_s: seconds to wait for the probe's deliveries, 0 to 60.
+
+        Returns: `connected`, `targets` with what each delivered, and in `server_environment` the lines that
+            the server's environment lacks.
+        """
+        body: dict[str, object] = {"url": node_url, "removals": removals, "wait_s": wait_s}
+        if targets:
+            body["targets"] = list(targets)
+        path = f"/v1/buckets/{quote(bucket, safe='')}/connect"
+        answer = self._ok(
+            "POST",
+            path,
+            body=encode_payload(body),
+            headers={"Content-Type": "application/json"},
+            timeout_s=wait_s + self.timeout_s,
+        )
+        found: Json = json.loads(answer.body)
+        return found
+
+    def disconnect_bucket(self, bucket: str) -> None:
+        """Have the S3 server tell the node no more of a bucket; rules that others made stay."""
+        self._ok("DELETE", f"/v1/buckets/{quote(bucket, safe='')}/connect")
 
     def put_object(self, url: str, data: bytes | BinaryIO | Path) -> Json:
         """Write an object, `s3://BUCKET/KEY`, from bytes, an open file or a path; what the node answers (its

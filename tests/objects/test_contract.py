@@ -29,6 +29,7 @@ from headrace.runtime.errors import (
 )
 from headrace.runtime.objects.folder import FolderStore
 from headrace.runtime.objects.key import SYSTEM_BUCKET
+from headrace.runtime.objects.memory import MemoryStore
 from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, BucketNotEmpty, ObjectInfo, ObjectStore
 from headrace.runtime.objects.s3 import S3Store
 from headrace.runtime.objects.s3_endpoint import parse_endpoint
@@ -37,6 +38,7 @@ from tests.s3_servers import MinioServer, S3Server, VersityServer, program_of
 
 IMPLEMENTATIONS = [
     "folder",
+    "memory",
     pytest.param("minio", marks=pytest.mark.service),
     pytest.param("versity", marks=pytest.mark.service),
 ]
@@ -47,6 +49,11 @@ NewStore = Callable[[], ObjectStore]
 @pytest.fixture
 def new_folder_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
     return lambda: FolderStore(tmp_path_factory.mktemp("buckets"), fsync=False)
+
+
+@pytest.fixture
+def new_memory_store() -> NewStore:
+    return MemoryStore
 
 
 # These tests list all buckets of a store, so they share a server with nobody else.
