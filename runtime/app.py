@@ -104,9 +104,9 @@ class App:
                     fields = trigger.fields()
                     if trigger.kind == "http":
                         _check_path(declared, trigger)
+                        fields = trigger.under(self._http).fields()  # type: ignore[attr-defined]
                     if isinstance(trigger, Checked):
                         trigger.check(declared.spec)
-                        fields = trigger.under(self._http).fields()  # type: ignore[attr-defined]
                     added = TriggerSpec(kind=trigger.kind, fields=fields)
                     callbacks = declared.spec.callbacks or bool(
                         trigger.kind == "http" and fields.get("callback")

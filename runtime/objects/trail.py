@@ -37,7 +37,7 @@ class Trail(msgspec.Struct, frozen=True):
 
 
 class UploadLoop(HeadraceError):
-    """Functions write, again and again, objects that set them off: (object, hops, their names)."""
+    """Functions write, again and again, objects that set them off: (object, hops, names of the last ones)."""
 
     code = "upload_loop"
     hint = "Write elsewhere, or narrow the trigger; max_hops= of Upload allows longer chains."
@@ -45,8 +45,9 @@ class UploadLoop(HeadraceError):
 
     def __str__(self) -> str:
         place, hops, functions = self.args
+        chain = " > ".join(functions)
         return (
-            f"{place} is upload {hops} in a row that was written on account of the one before, by {functions}"
+            f"{place} is upload {hops} in a row that a function wrote on account of the one before: {chain}"
         )
 
 
@@ -73,23 +74,10 @@ def leave_trail() -> None:
 
 
 def follow_trail(event: Mapping[str, Any], function: str) -> None:
-    """What is written from now on is on account of this event of an upload.
-
-    Raises: UploadLoop when its trail is longer than it may be.
-    """
-    _present[0] = None
+    """What is written from now on is on account of this event of an upload."""
     given = event.get(EVENT)
-    before = NOBODY
-    if isinstance(given, Mapping):
-        before = Trail(int(given["hops"]), tuple(given["functions"]))
-        if before.hops > given["max_hops"]:
-            raise UploadLoop(_place(event), before.hops, " > ".join((*before.functions, function)))
-    _present[0] = before.then(function)
-
-
-def _place(event: Mapping[str, Any]) -> str:
     try:
-        s3 = event["Records"][0]["s3"]
-        return f"s3://{s3['bucket']['name']}/{s3['object']['key']}"
-    except (KeyError, IndexError, TypeError):
-        return "an object"
+        before = Trail(int(given["hops"]), tuple(given["functions"])) if given else NOBODY
+    except (TypeError, ValueError, KeyError):  # somebody's own event
+        before = NOBODY
+    _present[0] = before.then(function)

@@ -13,7 +13,7 @@ from headrace.runtime.fault import reach
 from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.model.write import Seen
 from headrace.runtime.objects.protocol import ObjectInfo, Tagged
-from headrace.runtime.objects.trail import EVENT, read_trail
+from headrace.runtime.objects.trail import EVENT, UploadLoop, read_trail
 from headrace.runtime.objects.trail import NAME as TRAIL
 from headrace.runtime.trigger import TriggerContext
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CREATED = "ObjectCreated:Put"
 REMOVED = "ObjectRemoved:Delete"
+_OWN = "headrace-"
 _LAST_TIME = 253_402_300_799.0  # the end of the year 9999
 
 
@@ -59,11 +60,21 @@ class EventRecorder:
 
     async def record(self, arrival: Arrival) -> None:
         arrival = await self._completed(arrival)
-        event = event_of(arrival)
+        event, row = event_of(arrival), seen(self._context.name, arrival)
         if not arrival.removed:
             await self._add(event, arrival.info)
+            trail = read_trail((arrival.info.metadata or {}).get(TRAIL))
+            if trail is not None:
+                event[EVENT] = {"hops": trail.hops, "functions": trail.functions}
+                if trail.hops > self._trigger.max_hops:
+                    error = UploadLoop(
+                        event.url, trail.hops, trail.then(self._context.function.name).functions
+                    )
+                    detail = {"code": error.code, "message": str(error), "hint": error.hint, "final": True}
+                    await self._context.bury(event, detail, [row])
+                    return
         reach("ledger.before")
-        await self._context.accept([event], [seen(self._context.name, arrival)])
+        await self._context.accept([event], [row])
         reach("ledger.after")
 
     async def _completed(self, arrival: Arrival) -> Arrival:
@@ -82,15 +93,10 @@ class EventRecorder:
 
     async def _add(self, event: UploadEvent, info: ObjectInfo) -> None:
         """What the event has beside S3's own."""
-        given = info.metadata or {}
-        trail = read_trail(given.get(TRAIL)) if TRAIL in given else None
-        if trail is not None:
-            event[EVENT] = {
-                "hops": trail.hops, "max_hops": self._trigger.max_hops, "functions": trail.functions
-            }  # fmt: skip
         about = event.record["s3"]["object"]
         if self._trigger.metadata:
-            about["userMetadata"] = {name: value for name, value in given.items() if name != TRAIL}
+            given = info.metadata or {}
+            about["userMetadata"] = {n: text for n, text in given.items() if not n.startswith(_OWN)}
             if info.content_type is not None:
                 about["contentType"] = info.content_type
         if self._trigger.tags:
