@@ -133,11 +133,12 @@ def test_a_function_whose_results_would_set_it_off_is_refused(
     trigger: Upload, setting: dict[str, Any], complaint: str
 ) -> None:
     app = App("looping")
+    if "output" in setting:
+        function = app.job(split=Lines(), name="f", **setting)(lambda chunk: None)
+    else:
+        function = app.function(name="f", **setting)(lambda event: None)
     with pytest.raises(InvalidFunction, match=complaint):
-        if "output" in setting:
-            app.on(trigger)(app.job(split=Lines(), name="f", **setting)(lambda chunk: None))
-        else:
-            app.on(trigger)(app.function(name="f", **setting)(lambda event: None))
+        app.on(trigger)(function)
 
 
 def test_a_function_whose_results_lie_elsewhere_is_taken() -> None:
