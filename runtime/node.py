@@ -492,15 +492,10 @@ class Node:
                     raise applied.refused
             return []
         if spec.job is not None:
-            return [
-                await self.coordinator.submit(
-                    spec.name,
-                    _job_input(spec, trigger, event),
-                    before=writes if at == 0 else (),
-                    version=self.manifest.version,
-                )
-                for at, event in enumerate(events)
-            ]
+            inputs = [_job_input(spec, trigger, event) for event in events]
+            return await self.coordinator.submit_all(
+                spec.name, inputs, before=writes, version=self.manifest.version
+            )
         puts = [
             self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=trigger.kind)
             for event in events

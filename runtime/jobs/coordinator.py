@@ -139,17 +139,33 @@ class Coordinator:
         that submits it, recorded in the same step. Raises UnknownFunction, InvalidFunction, NoSuchObject,
         NoSuchBucket, or what refused a write.
         """
+        [id] = await self.submit_all(function, [given], tags=tags, before=before, version=version)
+        return id
+
+    async def submit_all(
+        self,
+        function: str,
+        inputs: Sequence[Mapping[str, Any]],
+        *,
+        tags: str | None = None,
+        before: Sequence[Write] = (),
+        version: str = "",
+    ) -> list[str]:
+        """`submit` a job for each of the inputs: all of them, or none."""
         spec = self._dispatcher.spec(function)
         if spec.job is None:
             raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
-        given = await self._checked(function, spec, given)
-        id = self._ids.next()
+        checked = [await self._checked(function, spec, given) for given in inputs]
         now = self._clock.now()
-        first = self._plan_invocation(id, function, spec, given, now=now)
-        put = JobPut(id, function, spec.job, dict(given), now, tags, version)
-        self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
-        await self._dispatcher.accept([first], before=[*before, put])
-        return show_id(id)
+        firsts: list[Put] = []
+        puts: list[JobPut] = []
+        for given in checked:
+            id = self._ids.next()
+            firsts.append(self._plan_invocation(id, function, spec, given, now=now))
+            puts.append(JobPut(id, function, spec.job, dict(given), now, tags, version))
+            self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
+        await self._dispatcher.accept(firsts, before=[*before, *puts])
+        return [show_id(put.id) for put in puts]
 
     async def submit_failed(
         self,
