@@ -1,21 +1,15 @@
-"""Functions for sets of uploads. A test copies this file into its own folder, where `runs` is kept."""
+"""Functions and jobs over sets of uploads."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 from headrace import App, Chunk, Context, Count, Csv, Items, Marker, UploadSet, UploadSetEvent
 
 app = App("sets")
-RUNS = Path(__file__).with_name("runs")
 
 
 @app.on(UploadSet("days", pattern="{day}/*.csv", complete=Count(3), existing="run"))
 @app.function
 def day(event: UploadSetEvent, context: Context) -> dict[str, Any]:
-    descriptor = os.open(RUNS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.write(descriptor, f"{event.set}\n".encode())
-    os.close(descriptor)
     texts = [
         context.objects.get(file["bucket"], file["key"]).decode() for file in event.files(context.objects)
     ]
