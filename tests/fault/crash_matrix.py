@@ -1,8 +1,8 @@
 """The crash matrix: a real node, killed by SIGKILL at one named point, started again, and its books.
 
 Work of every kind is brought to it: plain invocations, some that are retried and some that end dead and are
-told of, uploads, sets of them, a schedule, and a job with a tree of reduces. Whatever the caller was not told of is brought
-again, as callers do: with its idempotency key, or after a look whether it is there.
+told of, uploads, sets of them, a schedule, and a job with a tree of reduces. Whatever the caller was not told
+of is brought again, as callers do: with its idempotency key, or after a look whether it is there.
 """
 
 import itertools
