@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from headrace.runtime.jobs.reduce import all_results
     from headrace.runtime.jobs.split import Csv, Items, JsonLines, Lines
     from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
+    from headrace.runtime.model.form import FormFile
     from headrace.runtime.model.policy import RetryPolicy
+    from headrace.runtime.model.route import Cors
     from headrace.runtime.pool.context import Context
-    from headrace.triggers.http import Http
+    from headrace.triggers.http import Http, Webhook
     from headrace.triggers.schedule import Schedule
     from headrace.triggers.upload import Upload
     from headrace.triggers.uploadset import Count, Manifest, Marker, Quiet, UploadSet
@@ -31,9 +33,11 @@ __all__ = [
     "Chunk",
     "Client",
     "Context",
+    "Cors",
     "Count",
     "Csv",
     "Event",
+    "FormFile",
     "HeadraceError",
     "Http",
     "HttpEvent",
@@ -51,6 +55,7 @@ __all__ = [
     "UploadEvent",
     "UploadSet",
     "UploadSetEvent",
+    "Webhook",
     "__version__",
     "all_results",
 ]
@@ -61,9 +66,11 @@ _HOMES = {
     "Chunk": "headrace.runtime.jobs.chunk",
     "Client": "headrace.runtime.client",
     "Context": "headrace.runtime.pool.context",
+    "Cors": "headrace.runtime.model.route",
     "Count": "headrace.triggers.uploadset",
     "Csv": "headrace.runtime.jobs.split",
     "Event": "headrace.runtime.model.event",
+    "FormFile": "headrace.runtime.model.form",
     "HeadraceError": "headrace.runtime.errors",
     "Http": "headrace.triggers.http",
     "HttpEvent": "headrace.runtime.model.event",
@@ -81,6 +88,7 @@ _HOMES = {
     "UploadEvent": "headrace.runtime.model.event",
     "UploadSet": "headrace.triggers.uploadset",
     "UploadSetEvent": "headrace.runtime.model.event",
+    "Webhook": "headrace.triggers.http",
     "all_results": "headrace.runtime.jobs.reduce",
 }
 

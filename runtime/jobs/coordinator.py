@@ -132,26 +132,29 @@ class Coordinator:
         tags: str | None = None,
         before: Sequence[Write] = (),
         version: str = "",
+        id: int | None = None,
     ) -> str:
-        """Accept a job durably and return its id.
+        """Accept a job durably and return its id: `id`, or a new one.
 
         `given` is `{"object": "s3://BUCKET/KEY"}` or `{"items": […]}`. `before` are writes of the trigger
         that submits it, recorded in the same step. Raises UnknownFunction, InvalidFunction, NoSuchObject,
         NoSuchBucket, or what refused a write.
         """
-        [id] = await self.submit_all(function, [given], tags=tags, before=before, version=version)
-        return id
+        ids = [self._ids.next() if id is None else id]
+        [shown] = await self.submit_all(function, [given], ids=ids, tags=tags, before=before, version=version)
+        return shown
 
     async def submit_all(
         self,
         function: str,
         inputs: Sequence[Mapping[str, Any]],
         *,
+        ids: Sequence[int],
         tags: str | None = None,
         before: Sequence[Write] = (),
         version: str = "",
     ) -> list[str]:
-        """`submit` a job for each of the inputs: all of them, or none."""
+        """`submit` a job for each of the inputs, under these ids: all of them, or none."""
         spec = self._dispatcher.spec(function)
         if spec.job is None:
             raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
@@ -159,8 +162,7 @@ class Coordinator:
         now = self._clock.now()
         firsts: list[Put] = []
         puts: list[JobPut] = []
-        for given in checked:
-            id = self._ids.next()
+        for id, given in zip(ids, checked, strict=True):
             firsts.append(self._plan_invocation(id, function, spec, given, now=now))
             puts.append(JobPut(id, function, spec.job, dict(given), now, tags, version))
             self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)

@@ -32,6 +32,7 @@ class Engine:
         self.buried: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.refuse: deque[HeadraceError] = deque()
         self.refused: list[HeadraceError] = []
+        self.cancelled: list[str] = []
         self.reports: list[tuple[str, Mapping[str, Any]]] = []
         self._changed = asyncio.Event()
         self._ids = 0
@@ -53,6 +54,7 @@ class Engine:
             clock=self.clock,
             chance=random.Random(7),
             accept=self.accept,
+            cancel=self.cancel,
             bury=self.bury,
             new_id=self.new_id,
             in_thread=asyncio.to_thread,
@@ -74,6 +76,10 @@ class Engine:
         self.events.extend(dict(event) for event in events)
         self._changed.set()
         return [self.new_id() for _ in events]
+
+    async def cancel(self, id: str) -> None:
+        self.cancelled.append(id)
+        self._changed.set()
 
     async def bury(self, event: Mapping[str, Any], error: Mapping[str, Any], writes: Sequence[Write]) -> str:
         await self.accept([], writes)
