@@ -85,10 +85,14 @@ class S3Store:
             name for name in parse_buckets(answer.data) if name != SYSTEM_BUCKET and _is_bucket_name(name)
         )
 
-    def make_bucket(self, name: str) -> None:
+    def has_bucket(self, name: str) -> bool:
+        """Whether the bucket exists."""
         check_bucket(name)
+        return self.connection.request("HEAD", f"/{name}").ok
+
+    def make_bucket(self, name: str) -> None:
         # Asking first lets a node work whose credentials may use the bucket and may not make one.
-        if self.connection.request("HEAD", f"/{name}").ok:
+        if self.has_bucket(name):
             return
         region = self.connection.endpoint.region
         body = (
@@ -172,7 +176,7 @@ class S3Store:
         if if_match is not None and not _ETAG.fullmatch(if_match):
             raise PreconditionFailed(bucket, key, if_match, self._etag_now(bucket, key))
         if (if_none_match or if_match is not None) and not self._conditions_heeded:
-            if not self.connection.request("HEAD", f"/{bucket}").ok:
+            if not self.has_bucket(bucket):
                 raise NoSuchBucket(bucket)
             check_conditions_heeded(self.connection, bucket, _PROBE_KEY)
             self._conditions_heeded = True
