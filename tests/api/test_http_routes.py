@@ -10,7 +10,7 @@ import msgspec
 import pydantic
 import pytest
 
-from headrace import App, Cors, FormFile, Http, HttpEvent, Webhook
+from headrace import App, Cors, FormFile, Http, HttpEvent, Items, Webhook
 from headrace.runtime.api.access import Token
 from headrace.runtime.api.services import Limits
 from headrace.runtime.errors import InvalidFunction
@@ -85,6 +85,12 @@ def later(body: Order) -> int:
     if body.count < 0:
         raise ValueError("a negative count")
     return body.count
+
+
+@app.on(Http("POST", "/squares"))
+@app.job(split=Items())
+def squares(chunk: Any) -> list[int]:
+    return [n * n for n in chunk.items()]
 
 
 @locked.on(Http("GET", "/private"))
@@ -445,10 +451,18 @@ async def test_a_callback_is_refused_before_the_call_is_accepted(node: InlineNod
     assert (await node.books()).accepted == 0
 
 
-async def test_a_job_has_no_idempotency_key() -> None:
+def test_only_an_asynchronous_route_calls_back() -> None:
     assert Http("POST", "/x", asynchronous=True, callback=True).fields()["callback"] is True
     with pytest.raises(InvalidFunction, match="only an asynchronous route"):
         Http("POST", "/x", callback=True)
+
+
+async def test_a_job_that_cannot_be_made_once_refuses_an_idempotency_key(node: InlineNode) -> None:
+    refused(await ask(node, "POST", "/squares", [1, 2], idempotency_key="k"), 400, "bad_request")
+    assert (await ask(node, "POST", "/squares", [1, 2])).status == 202
+    refused(
+        await ask(node, "POST", "/squares", b"<x/>", content_type="text/xml"), 415, "unsupported_media_type"
+    )
 
 
 # ---- settings ----
