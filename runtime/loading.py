@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +62,21 @@ def load(argument: bytes) -> Loaded:
         for file in _files(path, errors):
             apps.extend(_import(file, errors))
     _digest_environment(digest)
+    return assemble(apps, version=digest.hexdigest()[:16], defaults=wanted.defaults, errors=errors)
+
+
+def assemble(
+    apps: Iterable[tuple[App, str]],
+    *,
+    version: str,
+    defaults: Mapping[str, Any],
+    errors: Sequence[LoadError] = (),
+) -> Loaded:
+    """What these apps declare together, each given with its file; what is wrong is added to `errors`.
+
+    `defaults` stand in for settings that a function leaves open.
+    """
+    found = list(errors)
     specs: dict[str, FunctionSpec] = {}
     entries: dict[str, Callable[[Any, Any], Any]] = {}
     unique: dict[int, tuple[App, str]] = {}
@@ -72,7 +87,7 @@ def load(argument: bytes) -> Loaded:
             spec = declared.spec
             if name in specs:
                 other = specs[name]
-                errors.append(
+                found.append(
                     LoadError(
                         file=spec.file or file,
                         line=spec.line,
@@ -81,19 +96,19 @@ def load(argument: bytes) -> Loaded:
                     )
                 )
                 continue
-            specs[name] = _with_defaults(spec, wanted.defaults)
+            specs[name] = _with_defaults(spec, defaults)
             entries[name] = declared.entry
-    specs = _check_destinations(specs, errors)
+    specs = _check_destinations(specs, found)
     signatures = {
         name: declared.signature for app, _ in unique.values() for name, declared in app.declared.items()
     }
     _add_builtin(specs, entries, signatures)
-    starts = {app.start for app, _ in apps if app.start}
+    starts = {app.start for app, _ in unique.values() if app.start}
     return Loaded(
         Manifest(
-            version=digest.hexdigest()[:16],
+            version=version,
             functions=tuple(specs.values()),
-            errors=tuple(errors),
+            errors=tuple(found),
             start="spawn" if "spawn" in starts else "fork",
             why="an app asks for it" if "spawn" in starts else "",
         ),

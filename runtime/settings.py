@@ -38,7 +38,7 @@ from headrace.runtime.errors import InvalidSettings
 from headrace.runtime.model.size import read_size
 
 FILE_NAME = "headrace.toml"
-SCOPES = ("invoke", "read", "write", "code", "admin")
+SCOPES = ("invoke", "read", "write", "code", "events", "admin")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Variables of ours that are not settings of a node: the client's, the choice of the file, and those of the

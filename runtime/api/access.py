@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from headrace.runtime.errors import Forbidden, Unauthorized
 
-SCOPES = ("invoke", "read", "write", "code", "admin")
+SCOPES = ("invoke", "read", "write", "code", "events", "admin")
 
 
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")

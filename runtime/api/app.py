@@ -22,6 +22,8 @@ from headrace.runtime.api.answers import (
 from headrace.runtime.api.calls import STATUS_PATH, Calls
 from headrace.runtime.api.openapi import describe
 from headrace.runtime.api.pages import docs_page
+from headrace.runtime.api.receiver import PATH as RECEIVER
+from headrace.runtime.api.receiver import Receiver
 from headrace.runtime.api.routing import RouteTable
 from headrace.runtime.api.services import Services
 from headrace.runtime.api.v1 import Api
@@ -39,6 +41,7 @@ class Application:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._calls = Calls(services)
+        self._receiver = Receiver(services)
         self.api = Api(services, self._calls)
         self._v1 = self.api.app()
         self._document: tuple[RouteTable, bytes] | None = None
@@ -119,6 +122,9 @@ class Application:
                     else:
                         await self._calls.invoke_many(name, scope, receive, reply)
                     return
+            if path == RECEIVER and scope["method"] == "POST":
+                await self._receiver.receive(scope, receive, reply)
+                return
             await self._v1(scope, receive, reply)
             return
         raw = scope.get("raw_path")

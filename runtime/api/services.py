@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.runtime.api.access import Access
+from headrace.runtime.api.notifications import Notifications
 from headrace.runtime.api.routing import RouteTable
 from headrace.runtime.api.tickets import Tickets
 from headrace.runtime.clock import Clock
@@ -18,6 +19,7 @@ from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.outbound import Callbacks
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
+from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.trigger import Timed
 from headrace.runtime.versions import Versions
 
@@ -36,7 +38,8 @@ class Limits:
 @dataclass(slots=True)
 class Services:
     """The node as the API sees it. `routes` and `manifest` change when the code is loaded anew; `schedules`
-    gives those of the present code by the names under which the store keeps their state.
+    gives those of the present code by the names under which the store keeps their state. `events_token` is
+    the secret that an object store shows with its notifications, `objects_url` where the objects are.
     """
 
     dispatcher: Dispatcher
@@ -45,6 +48,7 @@ class Services:
     objects: ObjectStore
     logs: LogStore
     versions: Versions
+    timetable: Timetable
     clock: Clock
     access: Access
     in_thread: Callable[..., Awaitable[Any]]
@@ -52,6 +56,9 @@ class Services:
     health: Callable[[], Mapping[str, Any]]
     report: Callable[[str, Mapping[str, Any]], None]
     tickets: Tickets
+    notifications: Notifications = field(default_factory=Notifications)
+    events_token: Callable[[], str] = str
+    objects_url: str = ""
     schedules: Callable[[], Mapping[str, tuple[FunctionSpec, Timed]]] = dict
     routes: RouteTable = field(default_factory=RouteTable)
     manifest: Manifest = field(default_factory=lambda: Manifest(version=""))

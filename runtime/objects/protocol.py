@@ -8,13 +8,16 @@ be pickled or carried over a fork.
 import builtins
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
 from headrace.runtime.errors import Conflict
 
 LIST_LIMIT_MAX = 10_000
+LINK_S = 3_600
+LINK_S_MAX = 7 * 86_400
+"""Seconds for which a link is good: by default, and at most, which is what S3 takes."""
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -22,12 +25,14 @@ class ObjectInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         size: bytes.
-        etag: opaque; two contents of one key have different ETags.
+        etag: opaque; two contents of one key have different ETags. Whether putting the same bytes again
+            changes it is the store's affair.
         modified_at: UTC epoch seconds.
-        sequencer: 16 hexadecimal digits; of two states of one key the later has the greater, so they compare
-            as text.
+        sequencer: 16 hexadecimal digits, which compare as text: of two states of one key the later's is never
+            the smaller. A folder's always grows; of an S3 server, what `head` and `put` say is exact to a
+            second and what a listing says to a millisecond.
         content_type: None where it is unknown, and in listings, which do not carry it.
-        version_id: None in an unversioned bucket.
+        version_id: None in an unversioned bucket, and in listings.
     """
 
     bucket: str
@@ -77,11 +82,24 @@ class ObjectStore(Protocol):
     def remove_bucket(self, name: str) -> None:
         """Remove an empty bucket. Raises: NoSuchBucket, BucketNotEmpty."""
 
-    def head(self, bucket: str, key: str) -> ObjectInfo:
-        """Describe one object. Raises: NoSuchObject."""
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        """Describe one object.
+
+        Args:
+            version_id: of a versioned bucket, the version to describe; None is the newest.
+
+        Raises: NoSuchObject, also when a store without versions is asked for one.
+        """
 
     def open(
-        self, bucket: str, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        version_id: str | None = None,
     ) -> BinaryIO:
         """A buffered stream of the bytes in [start, end), as in `data[start:end]`; close it after use.
 
@@ -92,11 +110,12 @@ class ObjectStore(Protocol):
             start: byte offset, at least 0; beyond the object's end the stream is empty.
             end: byte offset, exclusive, at least `start`; None reads to the object's end.
             if_match: the ETag that the object must have.
+            version_id: as for `head`.
 
         Raises: NoSuchObject; PreconditionFailed if `if_match` is another state; ValueError for a bad range.
         """
 
-    def get(self, bucket: str, key: str) -> bytes:
+    def get(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
         """The whole object, in memory; use `open` where the size is not known to be small.
 
         Raises: as `open`.
@@ -160,6 +179,34 @@ class ObjectStore(Protocol):
         """All that `list` would page through, in bounded memory and cheaper per object than by pages.
 
         What is put or deleted meanwhile may or may not be seen; what is there throughout is seen once.
+        """
+
+
+@runtime_checkable
+class ObjectServer(Protocol):
+    """What an object store can do besides when others reach it too, by HTTP; a folder cannot."""
+
+    def link(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        method: Literal["GET", "PUT"] = "GET",
+        expires_s: int = LINK_S,
+        version_id: str | None = None,
+    ) -> str:
+        """A URL with which anybody may read or write one object until it expires; the object need not exist.
+
+        Args:
+            expires_s: 1 to LINK_S_MAX, from now.
+            version_id: the version to read; None is the newest.
+
+        Raises: ValueError for an expiry out of range.
+        """
+
+    def versions(self, bucket: str, key: str) -> builtins.list[ObjectInfo]:
+        """The states of one key that a versioned bucket still has, newest first, at most 1,000; the present
+        one of an unversioned bucket.
         """
 
 

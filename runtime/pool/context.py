@@ -18,6 +18,7 @@ import msgspec
 
 from headrace.runtime.errors import InvalidSettings
 from headrace.runtime.model.ids import show_id
+from headrace.runtime.objects.s3_signature import Credentials
 
 if TYPE_CHECKING:
     from headrace.runtime.objects.protocol import ObjectStore
@@ -26,7 +27,7 @@ PROGRESS_INTERVAL_S = 0.1
 
 
 class WorkerConfig(msgspec.Struct, kw_only=True):
-    """What workers may reach: the object store's URL, and the node's with a token for it.
+    """What workers may reach: the object store's URL with what opens it, and the node's with a token for it.
 
     `client_factory` is `module:function`, called as `function(url, token)` in the worker when a function
     first asks for its client. `callback_secret` signs what callers' URLs are told, and `callback_hosts` are
@@ -34,6 +35,7 @@ class WorkerConfig(msgspec.Struct, kw_only=True):
     """
 
     objects: str | None = None
+    credentials: Credentials | None = None
     url: str | None = None
     token: str | None = None
     client_factory: str | None = None
@@ -66,7 +68,7 @@ class Toolbox:
                 )
             from headrace.runtime.objects.url import open_store
 
-            self._objects = open_store(self.config.objects)
+            self._objects = open_store(self.config.objects, credentials=self.config.credentials)
         return self._objects
 
     @property
