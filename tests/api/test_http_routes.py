@@ -13,8 +13,9 @@ import pytest
 from headrace import App, Cors, FormFile, Http, HttpEvent, Items, Webhook
 from headrace.runtime.api.access import Token
 from headrace.runtime.api.services import Limits
-from headrace.runtime.errors import InvalidFunction
+from headrace.runtime.errors import InvalidFunction, InvalidSettings
 from headrace.runtime.queue.outbound import Callbacks
+from headrace.runtime.settings import Settings, load_settings
 from tests.inline_node import InlineNode, Reply
 
 SHOP, ADMIN = "https://shop.example", "https://admin.shop.example"
@@ -508,3 +509,34 @@ def test_an_apps_settings_hold_where_a_route_says_nothing() -> None:
 def test_a_setting_that_cannot_be_used_is_refused_when_it_is_declared(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidFunction):
         Http("POST", "/x", **settings)
+
+
+# ---- the node's settings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ci:invoke@shop.*:s",
+        "ci:invoke@a.b+invoke@a.c+read:s",
+        "ci:orders.write:s",
+        "ci:invoke:sha256:" + "0" * 64,
+    ],
+)
+def test_tokens_may_be_of_functions_and_of_own_scopes_and_hashed(text: str) -> None:
+    [token] = Settings(tokens=text).tokens
+    assert "+".join(sorted(token.scopes)) == "+".join(sorted(text.split(":")[1].split("+")))
+
+
+@pytest.mark.parametrize("text", ["ci:invok:s", "ci:invoke@:s", "ci:orders:s", "ci:invoke@shop/*:s"])
+def test_a_scope_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="is no scope"):
+        Settings(tokens=text)
+
+
+@pytest.mark.parametrize("secret", ["short", "whsec_c2hvcnQ=", "whsec_" + "A" * 200, "whsec_!!!!"])
+def test_a_callback_secret_that_could_be_guessed_is_refused_and_not_shown(secret: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings({"callback_secret": secret}, environ={})
+    assert secret not in str(caught.value)
+    assert "callback_secret" in str(caught.value)
