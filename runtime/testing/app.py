@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar, cast
@@ -30,6 +31,7 @@ from headrace.runtime.embedded import NodeBackend
 from headrace.runtime.errors import InvalidSettings, LoadFailed, WrongState
 from headrace.runtime.loading import Loaded, assemble, load
 from headrace.runtime.model.attempt import Attempt, Report
+from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.spec import FunctionSpec, Manifest
 from headrace.runtime.node import Node, Parts
@@ -39,6 +41,7 @@ from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
+from headrace.runtime.sample import sample_event
 from headrace.runtime.serve import configure_log
 from headrace.runtime.settings import Kept, Settings, function_defaults
 from headrace.runtime.store.protocol import Store
@@ -120,6 +123,7 @@ class AppUnderTest:
         self._buckets: FaultyBuckets | None = None
         self._notices: Notices | None = None
         self._delivering: asyncio.Task[None] | None = None
+        self._backend: _DrivenBackend | None = None
         self._client: Client | None = None
 
     # ---- life ----
@@ -237,6 +241,28 @@ class AppUnderTest:
             self._depth -= 1
         return id
 
+    def sample(self, name: str, kind: str | None = None, **options: Any) -> dict[str, Any]:
+        """An event as a function's trigger would make it now; `kind` says of which, when it has several.
+
+        Options are those of `headrace event`, with `_` for `-`; a list gives one several times. A body that
+        is no text goes as JSON. Nothing happens: give the event to `invoke` or `submit`.
+        """
+        spec = self._spec(name)
+        if kind is None:
+            if not spec.triggers:
+                raise WrongState(f"{name} has no trigger", "Say which kind of event it is to be.")
+            kind = spec.triggers[0].kind
+        said = {key.replace("_", "-"): _texts(value) for key, value in options.items() if value is not None}
+        assert self._node is not None
+        return sample_event(
+            kind,
+            said,
+            function=name,
+            triggers=[{"kind": each.kind, **each.fields} for each in spec.triggers],
+            moment=self.clock.now(),
+            id=show_id(self._node.ids.next()),
+        )
+
     def submit_job(self, name: str, input: str | Sequence[Any], **options: Any) -> str:
         """Have a job accepted, of an object (`s3://BUCKET/KEY`) or of items, and return its id."""
         return self.client.submit_job(name, input, **options).id
@@ -257,14 +283,14 @@ class AppUnderTest:
             body = encode_payload(json)
             sent.setdefault("content-type", "application/json")
         parts = urlsplit(path)
-        asked = dict(query or {})
-        if parts.query:
-            asked = dict(parse_qsl(parts.query, keep_blank_values=True)) | asked
+        asked = [*parse_qsl(parts.query, keep_blank_values=True), *(query or {}).items()]
         data = body.encode() if isinstance(body, str) else body
         if data is not None:
             sent.setdefault("content-type", "text/plain")
             sent.setdefault("content-length", str(len(data)))
-        found = self.client.backend.request(method, parts.path, query=asked, body=data, headers=sent)
+        if self._backend is None:
+            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+        found = self._backend.request(method, parts.path, query=asked, body=data, headers=sent)
         return Reply(found.status, dict(found.headers), found.body)
 
     @property
@@ -371,7 +397,8 @@ class AppUnderTest:
         if self._notices is not None:
             work = self._notices.deliver(node.services.notifications.tell)
             self._delivering = self._loop.create_task(work)
-        self._client = Client(backend=_DrivenBackend(self, node, self._loop), clock=self.clock)
+        self._backend = _DrivenBackend(self, node, self._loop)
+        self._client = Client(backend=self._backend, clock=self.clock)
 
     def _request(self, settings: Settings) -> bytes:
         defaults = function_defaults(settings)
@@ -437,7 +464,7 @@ class AppUnderTest:
 
     def _stop(self) -> None:
         node, self._node = self._node, None
-        client, self._client = self._client, None
+        client, self._client, self._backend = self._client, None, None
         if client is not None:
             client.close()
         delivering, self._delivering = self._delivering, None
@@ -679,6 +706,18 @@ class _SameThread(Executor):
         except BaseException as error:
             done.set_exception(error)
         return done
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [
+        each
+        if isinstance(each, str)
+        else each.isoformat()
+        if isinstance(each, datetime)
+        else msgspec.json.encode(each).decode()
+        for each in values
+    ]
 
 
 def _is_in_loop() -> bool:

@@ -58,6 +58,12 @@ def note(name: str, body: Note, event: HttpEvent) -> dict[str, str]:
     return {"name": name, "text": body.text, "by": event.headers.get("x-by", "")}
 
 
+@app.on(Http("POST", "/echo/{name}"))
+@app.function
+def echo(event: HttpEvent) -> dict[str, object]:
+    return event
+
+
 @app.function(retries=RetryPolicy(retries=3, base_s=60, max_s=3600))
 def flaky(fails: int, context: Context) -> int:
     if context.attempt <= fails:

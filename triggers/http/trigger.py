@@ -6,7 +6,7 @@ for HTTP APIs in API Gateway", payload format version 2.0.
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, ClassVar, Self
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from headrace.runtime.errors import FunctionError, InvalidFunction
-from headrace.runtime.trigger import HttpAnswer, HttpCall, Source, TriggerContext
+from headrace.runtime.trigger import HttpAnswer, HttpCall, Options, Source, TriggerContext
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
@@ -43,6 +43,15 @@ class Http:
     """
 
     kind: ClassVar[str] = "http"
+    sample_options: ClassVar[Mapping[str, str]] = {
+        "method": "GET, POST and so on",
+        "path": "the path, with a query behind ? where there is one",
+        "query": "the query, instead of the path's",
+        "header": "NAME: VALUE; may be given several times",
+        "body": "the body's text",
+        "ip": "the caller's address",
+        "request-id": "the call's own id",
+    }
 
     def __init__(self, method: str, path: str, *, asynchronous: bool = False) -> None:
         self.method = method.upper()
@@ -89,6 +98,15 @@ class Http:
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         return cls(fields["method"], fields["path"], asynchronous=fields.get("asynchronous", False))
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """See Sampled."""
+        from headrace.triggers.http.sample import sample_call
+
+        return sample_call(options, like, moment, id)
 
     def source(self, context: TriggerContext) -> Source | None:
         return None

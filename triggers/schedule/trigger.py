@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -21,7 +21,7 @@ from headrace.runtime.errors import Duplicate, InvalidFunction, Retryable
 from headrace.runtime.fault import reach
 from headrace.runtime.model.event import ScheduleEvent
 from headrace.runtime.model.write import CursorMoved, Fired
-from headrace.runtime.trigger import Route, Source, TriggerContext
+from headrace.runtime.trigger import Options, Route, Source, TriggerContext
 from headrace.triggers.schedule.expression import jitter, parse
 
 GRACE_S = 60.0
@@ -64,6 +64,11 @@ class Schedule:
     """
 
     kind: ClassVar[str] = "schedule"
+    sample_options: ClassVar[Mapping[str, str]] = {
+        "time": "the due moment: ISO 8601 with a time zone",
+        "schedule": "the schedule's name",
+        "detail": "JSON, instead of the schedule's input",
+    }
 
     def __init__(
         self,
@@ -161,6 +166,22 @@ class Schedule:
     def next_moments(self, moment: float, *, anchor: float, limit: int = 5) -> list[float]:
         """The next moments, for people to look at."""
         return list(_upcoming(partial(self.next_after, anchor=anchor), moment, limit))
+
+    def event(self, name: str, due: float, *, id: str) -> Mapping[str, Any]:
+        """The event for a moment, in EventBridge's envelope, with `input` as its detail."""
+        event = ScheduleEvent.of(name, due=_iso(due), id=id)
+        if self.input is not None:
+            event["detail"] = self.input
+        return event
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """See Sampled."""
+        from headrace.triggers.schedule.sample import sample_schedule
+
+        return sample_schedule(options, like, name, moment, id)
 
     def source(self, context: TriggerContext) -> Source:
         return ScheduleSource(self, context)
@@ -369,9 +390,7 @@ class ScheduleSource:
 
     async def _fire(self, due: float, generation: int, *, until: float | None) -> None:
         context, shown = self._context, _iso(due)
-        event = ScheduleEvent.of(self._name, due=shown, id=context.new_id())
-        if self._schedule.input is not None:
-            event["detail"] = self._schedule.input
+        event = self._schedule.event(self._name, due, id=context.new_id())
         give_up_at = None if until is None or self._schedule.misfire == "all" else self._fire_at(until)
         wait_s = 1.0
         while True:
