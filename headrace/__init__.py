@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from headrace.runtime.jobs.reduce import all_results
     from headrace.runtime.jobs.split import Csv, Items, JsonLines, Lines
     from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+    from headrace.runtime.model.form import FormFile
     from headrace.runtime.model.policy import RetryPolicy
+    from headrace.runtime.model.route import Cors
     from headrace.runtime.pool.context import Context
-    from headrace.triggers.http import Http
+    from headrace.triggers.http import Http, Webhook
     from headrace.triggers.schedule import Schedule
     from headrace.triggers.upload import Upload
 
@@ -30,8 +32,10 @@ __all__ = [
     "Chunk",
     "Client",
     "Context",
+    "Cors",
     "Csv",
     "Event",
+    "FormFile",
     "HeadraceError",
     "Http",
     "HttpEvent",
@@ -44,6 +48,7 @@ __all__ = [
     "ScheduleEvent",
     "Upload",
     "UploadEvent",
+    "Webhook",
     "__version__",
     "all_results",
 ]
@@ -54,8 +59,10 @@ _HOMES = {
     "Chunk": "headrace.runtime.jobs.chunk",
     "Client": "headrace.runtime.client",
     "Context": "headrace.runtime.pool.context",
+    "Cors": "headrace.runtime.model.route",
     "Csv": "headrace.runtime.jobs.split",
     "Event": "headrace.runtime.model.event",
+    "FormFile": "headrace.runtime.model.form",
     "HeadraceError": "headrace.runtime.errors",
     "Http": "headrace.triggers.http",
     "HttpEvent": "headrace.runtime.model.event",
@@ -68,6 +75,7 @@ _HOMES = {
     "ScheduleEvent": "headrace.runtime.model.event",
     "Upload": "headrace.triggers.upload",
     "UploadEvent": "headrace.runtime.model.event",
+    "Webhook": "headrace.triggers.http",
     "all_results": "headrace.runtime.jobs.reduce",
 }
 

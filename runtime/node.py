@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from headrace.runtime.api.tickets import Tickets, shared_secret
 from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
 from headrace.runtime.errors import (
     HeadraceError,
@@ -29,13 +30,14 @@ from headrace.runtime.errors import (
     StorageFull,
 )
 from headrace.runtime.fault import problem as fault_problem
+from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.kinds import trigger_class, trigger_name
 from headrace.runtime.model.attempt import Report
-from headrace.runtime.model.ids import Ids, show_id
+from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
-from headrace.runtime.model.write import Deployed, Write
+from headrace.runtime.model.write import Deployed
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import credentials_for, open_store, parse_object_url
@@ -44,12 +46,15 @@ from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
+from headrace.runtime.queue.outbound import Callbacks
 from headrace.runtime.settings import Settings
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.store.survey import Survey
+from headrace.runtime.timetable.backfills import Backfills
+from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
 from headrace.runtime.versions import Versions
 
@@ -215,9 +220,27 @@ class Node:
             on_error=self._report,
         )
         self.dispatcher.ends.jobs = self.coordinator
+        self.intake = Intake(
+            store,
+            self.dispatcher,
+            self.coordinator,
+            ids=self.ids,
+            clock=self.clock,
+            version=lambda: self.manifest.version,
+        )
+        self.backfills = Backfills(
+            store,
+            declared=self._schedules,
+            accept=self.intake.accept,
+            watch=self._watch,
+            new_id=lambda: show_id(self.ids.next()),
+            clock=self.wall,
+            report=self._report,
+        )
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
-        self._build_api(tokens)
+        tickets = Tickets(await self.in_thread(shared_secret, self.objects))
+        self._build_api(tokens, tickets)
         if listener is not None:
             self._serve(listener)
         self.manifest = await self._loading
@@ -230,7 +253,7 @@ class Node:
         await membership.beat(self.dispatcher)
         self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
         self._lease.add_done_callback(self._reap)
-        for work in (self._flush_logs(), self._expire(), self._collect()):
+        for work in (self._flush_logs(), self._expire(), self._collect(), self.backfills.run()):
             self._spawn(work)
         if store.shared:
             self._spawn(
@@ -258,6 +281,8 @@ class Node:
         """
         self._unready = "stopping"
         self.stopping.set()
+        if hasattr(self, "services"):
+            self.services.draining = True
         grace = self.settings.drain_s if grace_s is None else grace_s
         for source in self._sources:
             await source.stop()
@@ -341,6 +366,8 @@ class Node:
                 url=self.url or None,
                 token=self.secret,
                 client_factory=CLIENT if self.url else None,
+                callback_secret=self._callback_secret(),
+                callback_hosts=settings.callback_hosts,
             ),
             kill_grace_s=settings.kill_grace_s,
             recycle_after=settings.recycle_after,
@@ -366,7 +393,7 @@ class Node:
             for given in spec.triggers:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 for route in trigger.routes() if trigger is not None else ():
-                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None))
+                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec))
         table = RouteTable()
         kept: list[Endpoint] = []
         for endpoint in endpoints:
@@ -486,6 +513,12 @@ class Node:
                     found[trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
         return found
 
+    def _watch(self, id: str, ended: Callable[[], None]) -> None:
+        """Have `ended` called when an invocation has ended, as far as this node hears of it."""
+        number = read_id(id)
+        assert number is not None
+        self.dispatcher.watchers.watch(number, lambda _: ended())
+
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
         self._notifications.is_open = False  # what comes between the two would find nobody
@@ -504,7 +537,8 @@ class Node:
             state=self._store,
             clock=self.wall,
             chance=self._chance,
-            accept=partial(self._accept, spec, kind),
+            accept=partial(self.intake.accept, spec, kind),
+            cancel=self.intake.cancel,
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
@@ -512,32 +546,6 @@ class Node:
             clock_look_s=self._parts.clock_look_s,
             subscribe=self._notifications.subscribe,
         )
-
-    async def _accept(
-        self, spec: FunctionSpec, kind: str, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
-    ) -> list[str]:
-        """Record a trigger's events and its own writes in one step."""
-        if not events:
-            assert self._store is not None
-            for applied in await self._store.apply(writes, now=self.clock.now()) if writes else ():
-                if applied.refused is not None:
-                    raise applied.refused
-            return []
-        if spec.job is not None:
-            return [
-                await self.coordinator.submit(
-                    spec.name,
-                    _job_input(spec, event),
-                    before=writes if at == 0 else (),
-                    version=self.manifest.version,
-                )
-                for at, event in enumerate(events)
-            ]
-        puts = [
-            self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
-        ]
-        await self.dispatcher.accept(puts, before=writes)
-        return [show_id(put.invocation.id) for put in puts]
 
     # ---- the API ----
 
@@ -565,7 +573,22 @@ class Node:
             raise InvalidSettings(f"{path} is empty", "Remove it: the next start writes a new token.")
         return [own, Token("data", text, SCOPES)]
 
-    def _build_api(self, tokens: list[Any]) -> None:
+    def _events_token(self) -> str:
+        """The secret for an object store: of a token that may do nothing else, if there is one; empty where
+        none can be named, because the settings hold their hashes only.
+        """
+        able = [
+            token
+            for token in self.settings.tokens
+            if token.scopes & {"events", "admin"}
+            and not token.secret.get_secret_value().startswith("sha256:")
+        ]
+        if able:
+            least = min(able, key=lambda token: ("admin" in token.scopes, len(token.scopes)))
+            return least.secret.get_secret_value()
+        return (self.settings.data / "token").read_text().strip() if not self.settings.tokens else ""
+
+    def _build_api(self, tokens: list[Any], tickets: Tickets) -> None:
         from headrace.runtime.api.access import Access
         from headrace.runtime.api.app import Application
         from headrace.runtime.api.notifications import Notifications
@@ -581,6 +604,16 @@ class Node:
             objects=self.objects,
             logs=self.logs,
             versions=self.versions,
+            timetable=Timetable(
+                self._store,
+                self.backfills,
+                declared=self._schedules,
+                accept=self.intake.accept,
+                cancel=self.intake.cancel,
+                ids=self.ids,
+                clock=self.wall,
+                in_thread=self.in_thread,
+            ),
             schedules=self._schedules,
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
@@ -589,12 +622,26 @@ class Node:
             health=self._health,
             report=self._report,
             notifications=self._notifications,
+            events_token=self._events_token,
+            objects_url=settings.objects,
             limits=Limits(
                 sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
             ),
             new_request_id=lambda: show_id(self.ids.next()),
+            tickets=tickets,
+            log_request=self._log_request if settings.access_log else None,
+            callbacks=Callbacks(self._callback_secret(), settings.callback_hosts)
+            if settings.callback_secret is not None
+            else None,
         )
         self.application = Application(self.services)
+
+    def _callback_secret(self) -> str:
+        secret = self.settings.callback_secret
+        return secret.get_secret_value() if secret is not None else ""
+
+    def _log_request(self, facts: Mapping[str, Any]) -> None:
+        _log.info("request", **facts)
 
     def _serve(self, listener: socket.socket) -> None:
         import uvicorn
@@ -805,17 +852,3 @@ def _open_store(store: str, clock: Clock) -> Store:
             f"PostgreSQL needs a package that is not installed ({error})", "pip install 'headrace[postgres]'"
         ) from None
     return PostgresStore(store, clock=clock)
-
-
-def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trigger's event gives to a job: an upload's object, or the event itself as the only item."""
-    if "Records" in event:
-        from headrace.runtime.model.event import UploadEvent
-
-        found = UploadEvent(event)
-        return {"object": f"s3://{found.bucket}/{found.key}"}
-    for trigger in spec.triggers:
-        given = trigger.fields.get("input")
-        if given is not None:
-            return {"object": given} if isinstance(given, str) else {"items": given}
-    return {"items": [dict(event)]}

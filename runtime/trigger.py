@@ -56,6 +56,8 @@ class HttpCall(msgspec.Struct, gc=False):
     client_ip: str
     request_id: str
     received_at: float
+    caller: str = ""
+    """The name of the key that the caller has shown, where the route asks for one."""
 
 
 class HttpAnswer(msgspec.Struct, gc=False):
@@ -71,6 +73,8 @@ class Route(Protocol):
     what it answers.
 
     `path` may hold `{name}` parameters. With `asynchronous` the call is accepted durably and answered 202.
+    A route may have two things more: `rules`, a RouteRules, and `idempotency_key(call)`, the key of a call
+    that brings none of its own, or None.
     """
 
     method: str
@@ -109,10 +113,11 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     `name` identifies the trigger for its ledger and schedules and stays the same over restarts. `accept`
     records events and the trigger's own writes in one atomic step and returns the invocation ids (or job
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
-    queue is full: hold back and try again later. `new_id` gives an id for an event that has to hold its own.
-    `subscribe` has a bucket's notifications told to the trigger, until what it returns is called; None where
-    there are none. `clock_look_s` is how often to look whether the wall clock was changed, None for the
-    trigger's own choice.
+    queue is full: hold back and try again later. A `Fired` among the writes gets the first id as its subject.
+    `cancel` ends an invocation or a job by its id; harmless when it has ended. `new_id` gives an id for an
+    event that has to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what
+    it returns is called; None where there are none. `clock_look_s` is how often to look whether the wall
+    clock was changed, None for the trigger's own choice.
     """
 
     name: str
@@ -122,6 +127,7 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     clock: Clock
     chance: random.Random
     accept: Callable[[Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
+    cancel: Callable[[str], Awaitable[None]]
     new_id: Callable[[], str]
     in_thread: Callable[..., Awaitable[Any]]
     report: Callable[[str, Mapping[str, Any]], None]
@@ -162,14 +168,26 @@ class Trigger(Protocol):
 
 @runtime_checkable
 class Timed(Protocol):
-    """A trigger whose moments are known ahead, so that people can be told the next one."""
+    """A trigger whose moments are known ahead, so that people can be told the next ones, have one fire by
+    hand, and fill in those that are missing.
+    """
 
     misfire: str
+
+    @property
+    def definition(self) -> str:
+        """What its moments depend on, as canonical text: under which the store knows its schedule."""
 
     def next_after(self, moment: float, *, anchor: float) -> float | None:
         """The first moment after `moment`; None when there is none any more. Both, and `anchor`, from which a
         rate counts, are UTC epoch seconds.
         """
+
+    def fields(self) -> dict[str, Any]:
+        """What was declared, as in Trigger."""
+
+    def event(self, name: str, due: float, *, id: str) -> Mapping[str, Any]:
+        """The event of the schedule `name` for a moment, with an id of its own."""
 
 
 Options = Mapping[str, Sequence[str]]

@@ -8,7 +8,7 @@ import builtins
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +33,19 @@ class NodeObjects:
         client: of the node.
         folder: where what is written stays; made when it is missing.
         through: write to the node itself; what an engine's own step leaves still stays here.
+        pinned: by `s3://BUCKET/KEY`, the versions that are read of objects until they are written here.
     """
 
-    def __init__(self, client: Client, folder: Path, *, through: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        folder: Path,
+        *,
+        through: bool = False,
+        pinned: Mapping[str, str] | None = None,
+    ) -> None:
         self._client = client
+        self._pinned = pinned or {}
         self._through = through
         self._here = FolderStore(folder, fsync=False)
         self._gone: set[tuple[str, str]] = set()
@@ -60,6 +69,7 @@ class NodeObjects:
         here = self._look(bucket, key) if version_id is None else None
         if here is not None:
             return here
+        version_id = version_id or self._pinned.get(f"s3://{bucket}/{key}")
         answer = self._client.backend.request("HEAD", _path(bucket, key), query=_version(version_id))
         if answer.status >= 400:  # a HEAD has no body that says which error it is
             if answer.status == 404:
@@ -91,6 +101,7 @@ class NodeObjects:
             raise ValueError(f"[{start}, {end}) is no range of bytes")
         if version_id is None and self._look(bucket, key) is not None:
             return self._here.open(bucket, key, start=start, end=end, if_match=if_match)
+        version_id = version_id or self._pinned.get(f"s3://{bucket}/{key}")
         info = self.head(bucket, key, version_id=version_id)
         if if_match is not None and info.etag != if_match:
             raise PreconditionFailed(bucket, key, if_match, info.etag)

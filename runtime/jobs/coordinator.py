@@ -132,8 +132,9 @@ class Coordinator:
         tags: str | None = None,
         before: Sequence[Write] = (),
         version: str = "",
+        id: int | None = None,
     ) -> str:
-        """Accept a job durably and return its id.
+        """Accept a job durably and return its id: `id`, or a new one.
 
         `given` is `{"object": "s3://BUCKET/KEY"}` or `{"items": […]}`. `before` are writes of the trigger
         that submits it, recorded in the same step. Raises UnknownFunction, InvalidFunction, NoSuchObject,
@@ -143,7 +144,8 @@ class Coordinator:
         if spec.job is None:
             raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
         given = await self._checked(function, spec, given)
-        id = self._ids.next()
+        if id is None:
+            id = self._ids.next()
         now = self._clock.now()
         first = self._plan_invocation(id, function, spec, given, now=now)
         put = JobPut(id, function, spec.job, dict(given), now, tags, version)

@@ -128,11 +128,31 @@ class Forget(msgspec.Struct, gc=False):
 class Fired(msgspec.Struct, gc=False):
     """A schedule fired for a due instant. Refused with Duplicate when it already had, or when `generation` is
     not the newest.
+
+    `cause` is `due`, `missed` (made up for), `queued` (what an overlap had put off), `run` (by hand),
+    `backfill`, or `skipped`, which records that the instant does not fire. `subject` is the invocation or job
+    that was accepted with it; whoever accepts it fills that in.
+
+    Of the causes `due`, `missed` and `queued`, `overlap` says what is done while an earlier one's invocation
+    or job has not ended; then the write is refused with Overlapping. `skip` records that it is skipped,
+    `queue` that it waits, or that it is skipped when one waits already, `cancel` nothing; `allow` never
+    refuses.
+
+    With `backfill`, its backfill moves on to this instant, past `present` that had fired before. It is
+    refused with Duplicate when the backfill has ended or is further, and with Overlapping while as many of
+    its invocations or jobs as may run at once have not ended. With `again` an instant that has fired fires
+    once more.
     """
 
     schedule: str
     due_at: float
     generation: int
+    cause: str = "due"
+    overlap: str = "allow"
+    subject: int | None = None
+    backfill: int | None = None
+    present: int = 0
+    again: bool = False
 
 
 class CursorMoved(msgspec.Struct, gc=False):

@@ -18,7 +18,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import (
@@ -36,13 +36,13 @@ from headrace.runtime.objects.key import (
     check_bucket,
     check_key,
 )
-from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, ObjectInfo
-from headrace.runtime.objects.s3_connection import RETRIES, Answer, S3Connection
+from headrace.runtime.objects.protocol import LINK_S, LINK_S_MAX, LIST_LIMIT_MAX, ObjectInfo
+from headrace.runtime.objects.s3_connection import RETRIES, SILENCE_S, Answer, S3Connection
 from headrace.runtime.objects.s3_endpoint import S3Endpoint
 from headrace.runtime.objects.s3_listing import PAGE_MAX, objects_in_order
-from headrace.runtime.objects.s3_object import from_headers, parse_buckets
+from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page
 from headrace.runtime.objects.s3_reader import S3Reader
-from headrace.runtime.objects.s3_refusal import raise_refusal
+from headrace.runtime.objects.s3_refusal import is_about_key, raise_refusal
 from headrace.runtime.objects.s3_signature import Credentials
 from headrace.runtime.objects.s3_upload import S3Upload, check_conditions_heeded
 
@@ -58,14 +58,23 @@ class S3Store:
 
     Args:
         retries: how often a request that was not answered is tried again.
+        silence_s: seconds for which a server may say nothing in an answer.
 
     Making one sends nothing.
     """
 
     def __init__(
-        self, endpoint: S3Endpoint, credentials: Credentials, *, clock: Clock, retries: int = RETRIES
+        self,
+        endpoint: S3Endpoint,
+        credentials: Credentials,
+        *,
+        clock: Clock,
+        retries: int = RETRIES,
+        silence_s: float = SILENCE_S,
     ) -> None:
-        self.connection = S3Connection(endpoint, credentials, clock=clock, retries=retries)
+        self.connection = S3Connection(
+            endpoint, credentials, clock=clock, retries=retries, silence_s=silence_s
+        )
         self._conditions_heeded = False
 
     def buckets(self) -> builtins.list[str]:
@@ -195,6 +204,33 @@ class S3Store:
 
     def iterate(self, bucket: str, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         return self._walk(bucket, prefix, after, page=PAGE_MAX)
+
+    def link(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        method: Literal["GET", "PUT"] = "GET",
+        expires_s: int = LINK_S,
+        version_id: str | None = None,
+    ) -> str:
+        if not 1 <= expires_s <= LINK_S_MAX:
+            raise ValueError(f"a link is good for 1 to {LINK_S_MAX} seconds, not {expires_s}")
+        path = _path(bucket, key)
+        if method == "PUT":
+            self._check_key(key)
+        return self.connection.link(method, path, query=_version(version_id), expires_s=expires_s)
+
+    def versions(self, bucket: str, key: str) -> builtins.list[ObjectInfo]:
+        _path(bucket, key)
+        query = {"versions": "", "encoding-type": "url", "prefix": key, "max-keys": str(PAGE_MAX)}
+        answer = self.connection.request("GET", f"/{bucket}", query=query)
+        if is_about_key(answer):
+            return []
+        if not answer.ok:
+            raise_refusal(self.connection, bucket, None, answer)
+        # A prefix also matches longer keys, but they sort behind.
+        return [info for info in parse_page(bucket, answer.data).objects if info.key == key]
 
     def _walk(self, bucket: str, prefix: str, after: str, *, page: int) -> Iterator[ObjectInfo]:
         check_bucket(bucket)

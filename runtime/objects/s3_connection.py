@@ -36,7 +36,7 @@ _CONNECTIONS = 16
 _PAUSE_S = 0.1
 _PAUSE_S_MAX = 4.0
 _CONNECT_S = 5.0
-_SILENCE_S = 60.0
+SILENCE_S = 60.0
 _ANSWER_BYTES_MAX = 16 << 20
 _OVERLOADED = (429, 500, 502, 503, 504)
 
@@ -83,7 +83,7 @@ class S3Connection:
         *,
         clock: Clock,
         retries: int = RETRIES,
-        silence_s: float = _SILENCE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.endpoint = endpoint
         self._credentials = credentials
@@ -133,20 +133,26 @@ class S3Connection:
         """`request` with GET that leaves a success's body in `Answer.stream`, for the caller to close."""
         return self._send("GET", path, query or {}, headers or {}, b"", stream=True)
 
+    def close(self) -> None:
+        """Close this process's idle sockets; the next request opens others."""
+        if self._process == os.getpid() and self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
     def link(self, method: str, path: str, *, query: Mapping[str, str], expires_s: int) -> str:
-        """A URL that lets anybody who has it send this request for a time. Raises: ValueError."""
+        """A URL that lets anybody who has it send this request for `expires_s` seconds."""
         encoded = encode_path(path)
         signed = presign(
             self._credentials,
             method=method,
-            host=self.endpoint.host,
+            host=self.endpoint.public.partition("://")[2],
             path=encoded,
             query=query,
             expires_s=expires_s,
             region=self.endpoint.region,
             at=self._clock.now() + self._ahead_s,
         )
-        return f"{self.endpoint.base}{encoded}?{signed}"
+        return f"{self.endpoint.public}{encoded}?{signed}"
 
     def _send(
         self,
@@ -262,7 +268,7 @@ class _Retries(Retry):
 
 _REFUSALS = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed",
-     "PermanentRedirect", "IllegalLocationConstraintException"}
+     "PermanentRedirect", "IllegalLocationConstraintException", "XAdminUserNotFound"}
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def is_about_key(answer: Answer) -> bool:
 def raise_refusal(
     connection: S3Connection, bucket: str, key: str | None, answer: Answer, *, writing: bool = False
 ) -> NoReturn:
-    """Raise what an answer with an error means; a HEAD's has no words, so the bucket is asked for.
+    """Raise what an answer with an error means; a HEAD's has no words, so the bucket is asked after.
 
     A key that the server could not hold is InvalidKey for who writes, and absent for who reads.
     """
@@ -43,7 +43,8 @@ def raise_refusal(
     if code == "NoSuchBucket":
         raise NoSuchBucket(bucket)
     if (answer.status in (400, 404) and not code) or (answer.status == 404 and key is None):
-        if key is None or not connection.request("HEAD", f"/{bucket}").ok:
+        # Not by HEAD: what hides behind a 404 may also be that the server does not know who asks.
+        if key is None or not connection.request("GET", f"/{bucket}", query={"location": ""}).ok:
             raise NoSuchBucket(bucket)
         raise NoSuchObject(bucket, key)
     if key is not None and (answer.status in (404, 405) or code == "NoSuchVersion"):

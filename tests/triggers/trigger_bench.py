@@ -31,6 +31,7 @@ class Engine:
         self.events: list[dict[str, Any]] = []
         self.refuse: deque[HeadraceError] = deque()
         self.refused: list[HeadraceError] = []
+        self.cancelled: list[str] = []
         self.reports: list[tuple[str, Mapping[str, Any]]] = []
         self._changed = asyncio.Event()
         self._ids = 0
@@ -52,6 +53,7 @@ class Engine:
             clock=self.clock,
             chance=random.Random(7),
             accept=self.accept,
+            cancel=self.cancel,
             new_id=self.new_id,
             in_thread=asyncio.to_thread,
             report=self.report,
@@ -72,6 +74,10 @@ class Engine:
         self.events.extend(dict(event) for event in events)
         self._changed.set()
         return [self.new_id() for _ in events]
+
+    async def cancel(self, id: str) -> None:
+        self.cancelled.append(id)
+        self._changed.set()
 
     def new_id(self) -> str:
         self._ids += 1
