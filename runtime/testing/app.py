@@ -28,7 +28,7 @@ from headrace.runtime.client.payload import encode_payload
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.code import request_for, request_for_app
 from headrace.runtime.embedded import NodeBackend
-from headrace.runtime.errors import InvalidSettings, LoadFailed, WrongState
+from headrace.runtime.errors import BadRequest, InvalidSettings, LoadFailed, WrongState
 from headrace.runtime.loading import Loaded, assemble, load
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import show_id
@@ -57,6 +57,8 @@ P = ParamSpec("P")
 
 PLACES = 16
 """Attempts that are held at once in this process; they run one after another."""
+
+_DOWN = "the app under test", "without a node", "do this until it is started, or restarted after a crash"
 
 ATTEMPTS_MAX = 100_000
 """Attempts within one `run_until_idle`: more are taken for functions that call each other for ever."""
@@ -108,7 +110,7 @@ class AppUnderTest:
         **settings: Any,
     ) -> None:
         self.clock = clock or VirtualClock()
-        self.faults = Faults()
+        self.faults = Faults(workers=bool(workers))
         self._code = code
         self._workers = workers
         self._folder = folder
@@ -190,7 +192,7 @@ class AppUnderTest:
     def objects(self) -> ObjectStore:
         """The buckets."""
         if self._objects is None:
-            raise WrongState("the app under test is not started", "Enter its with block first.")
+            raise WrongState("the app under test", "not started", "show its buckets")
         return self._objects
 
     def put(self, bucket: str, key: str, data: bytes | str) -> ObjectInfo:
@@ -250,7 +252,7 @@ class AppUnderTest:
         spec = self._spec(name)
         if kind is None:
             if not spec.triggers:
-                raise WrongState(f"{name} has no trigger", "Say which kind of event it is to be.")
+                raise BadRequest(f"{name} has no trigger", "Say which kind of event it is to be.")
             kind = spec.triggers[0].kind
         said = {key.replace("_", "-"): _texts(value) for key, value in options.items() if value is not None}
         assert self._node is not None
@@ -289,7 +291,7 @@ class AppUnderTest:
             sent.setdefault("content-type", "text/plain")
             sent.setdefault("content-length", str(len(data)))
         if self._backend is None:
-            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+            raise WrongState(*_DOWN)
         found = self._backend.request(method, parts.path, query=asked, body=data, headers=sent)
         return Reply(found.status, dict(found.headers), found.body)
 
@@ -299,7 +301,7 @@ class AppUnderTest:
         at once, except what has to wait for time to pass.
         """
         if self._client is None:
-            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+            raise WrongState(*_DOWN)
         return self._client
 
     # ---- what happened ----
@@ -494,7 +496,7 @@ class AppUnderTest:
     def _drive(self, work: Coroutine[Any, Any, T]) -> T:
         if self._node is None or self._loop is None:
             work.close()
-            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+            raise WrongState(*_DOWN)
         task = self._loop.create_task(work)
         end = self.clock.monotonic() + WAIT_S_MAX
         while True:
@@ -543,14 +545,15 @@ class AppUnderTest:
     @property
     def _running(self) -> WatchedStore:
         if self._store is None:
-            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+            raise WrongState(*_DOWN)
         return self._store
 
     def _ask(self, ask: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         return self.drive(ask(cast(Store, self._running)))
 
     def _spec(self, name: str) -> FunctionSpec:
-        assert self._node is not None, "the node crashed; call restart() first"
+        if self._node is None:
+            raise WrongState(*_DOWN)
         return self._node.dispatcher.spec(name)
 
     def _find(self, name: str, status: Status | None = None) -> list[Record]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.runtime.errors import WorkerCrashed
+from headrace.runtime.errors import BadRequest, StoreUnavailable, WorkerCrashed
 from headrace.testing import AppUnderTest
 
 CODE = """
@@ -106,3 +106,14 @@ def test_a_killed_node_leaves_its_work_to_the_next(apart: AppUnderTest, tmp_path
 
     assert all(apart.client.invocation(id)["status"] == "succeeded" for id in ids)
     apart.verify()
+
+
+def test_faults_that_need_this_process_are_refused(apart: AppUnderTest) -> None:
+    for ask in (apart.faults.lose_notifications, apart.faults.fail_objects):
+        with pytest.raises(BadRequest, match="workers"):
+            ask()
+    with pytest.raises(BadRequest, match="process of its own"):
+        apart.faults.crash_worker("apart.pid")
+    apart.faults.fail_store()
+    with pytest.raises(StoreUnavailable):
+        apart.submit("apart.pid")
