@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headrace.runtime.jobs.chunk import Chunk
     from headrace.runtime.jobs.reduce import all_results
     from headrace.runtime.jobs.split import Csv, Items, JsonLines, Lines
-    from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+    from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
     from headrace.runtime.model.form import FormFile
     from headrace.runtime.model.policy import RetryPolicy
     from headrace.runtime.model.route import Cors
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.triggers.http import Http, Webhook
     from headrace.triggers.schedule import Schedule
     from headrace.triggers.upload import Upload
+    from headrace.triggers.uploadset import Count, Manifest, Marker, Quiet, UploadSet
 
     __version__: str
 
@@ -33,6 +34,7 @@ __all__ = [
     "Client",
     "Context",
     "Cors",
+    "Count",
     "Csv",
     "Event",
     "FormFile",
@@ -42,12 +44,17 @@ __all__ = [
     "Items",
     "JsonLines",
     "Lines",
+    "Manifest",
+    "Marker",
+    "Quiet",
     "RetryAfter",
     "RetryPolicy",
     "Schedule",
     "ScheduleEvent",
     "Upload",
     "UploadEvent",
+    "UploadSet",
+    "UploadSetEvent",
     "Webhook",
     "__version__",
     "all_results",
@@ -60,6 +67,7 @@ _HOMES = {
     "Client": "headrace.runtime.client",
     "Context": "headrace.runtime.pool.context",
     "Cors": "headrace.runtime.model.route",
+    "Count": "headrace.triggers.uploadset",
     "Csv": "headrace.runtime.jobs.split",
     "Event": "headrace.runtime.model.event",
     "FormFile": "headrace.runtime.model.form",
@@ -69,12 +77,17 @@ _HOMES = {
     "Items": "headrace.runtime.jobs.split",
     "JsonLines": "headrace.runtime.jobs.split",
     "Lines": "headrace.runtime.jobs.split",
+    "Manifest": "headrace.triggers.uploadset",
+    "Marker": "headrace.triggers.uploadset",
+    "Quiet": "headrace.triggers.uploadset",
     "RetryAfter": "headrace.runtime.errors",
     "RetryPolicy": "headrace.runtime.model.policy",
     "Schedule": "headrace.triggers.schedule",
     "ScheduleEvent": "headrace.runtime.model.event",
     "Upload": "headrace.triggers.upload",
     "UploadEvent": "headrace.runtime.model.event",
+    "UploadSet": "headrace.triggers.uploadset",
+    "UploadSetEvent": "headrace.runtime.model.event",
     "Webhook": "headrace.triggers.http",
     "all_results": "headrace.runtime.jobs.reduce",
 }

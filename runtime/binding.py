@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from headrace.runtime.errors import InvalidEvent, InvalidFunction
-from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
 from headrace.runtime.model.form import FORM_TYPES, InvalidForm, read_form
 
 Entry = Callable[[Any, Any], Any]
@@ -42,6 +42,8 @@ def as_event(payload: Any) -> Any:
         return HttpEvent(payload)
     if payload.get("source") == "headrace.schedule":
         return ScheduleEvent(payload)
+    if payload.get("source") == "headrace.uploadset":
+        return UploadSetEvent(payload)
     return Event(payload)
 
 

@@ -227,6 +227,7 @@ class Node:
             ids=self.ids,
             clock=self.clock,
             version=lambda: self.manifest.version,
+            node=lambda: self._membership.id,
         )
         self.backfills = Backfills(
             store,
@@ -488,7 +489,7 @@ class Node:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 if trigger is None:
                     continue
-                source = trigger.source(self._trigger_context(spec, given.kind, given.fields, index))
+                source = trigger.source(self._trigger_context(spec, trigger, given.fields, index))
                 if source is None:
                     continue
                 try:
@@ -527,18 +528,19 @@ class Node:
         await self._start_triggers()
 
     def _trigger_context(
-        self, spec: FunctionSpec, kind: str, fields: dict[str, Any], index: int
+        self, spec: FunctionSpec, trigger: Trigger, fields: dict[str, Any], index: int
     ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=trigger_name(spec, kind, fields, index),
+            name=trigger_name(spec, trigger.kind, fields, index),
             function=spec,
             objects=self.objects,
             state=self._store,
             clock=self.wall,
             chance=self._chance,
-            accept=partial(self.intake.accept, spec, kind),
+            accept=partial(self.intake.accept, spec, trigger),
             cancel=self.intake.cancel,
+            bury=partial(self.intake.bury, spec, trigger),
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),

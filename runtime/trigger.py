@@ -37,6 +37,9 @@ class TriggerState(Protocol):
     ) -> Sequence[LedgerEntry]:
         """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
 
+    async def ledger_entry(self, trigger: str, bucket: str, key: str) -> LedgerEntry | None:
+        """The ledger's row of one key; of several versions the latest."""
+
     async def cursor(self, name: str) -> str | None:
         """A position that CursorMoved recorded."""
 
@@ -114,10 +117,12 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     records events and the trigger's own writes in one atomic step and returns the invocation ids (or job
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
     queue is full: hold back and try again later. A `Fired` among the writes gets the first id as its subject.
-    `cancel` ends an invocation or a job by its id; harmless when it has ended. `new_id` gives an id for an
-    event that has to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what
-    it returns is called; None where there are none. `clock_look_s` is how often to look whether the wall
-    clock was changed, None for the trigger's own choice.
+    `bury` does the same with one event that shall not run: it becomes a dead letter at once (for a job: a
+    failed one) with `error`, `{"code", "message", …}`, and the function's `on_failure` is told. `cancel` ends
+    an invocation or a job by its id; harmless when it has ended. `new_id` gives an id for an event that has
+    to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what it returns is
+    called; None where there are none. `clock_look_s` is how often to look whether the wall clock was changed,
+    None for the trigger's own choice.
     """
 
     name: str
@@ -128,6 +133,7 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     chance: random.Random
     accept: Callable[[Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
     cancel: Callable[[str], Awaitable[None]]
+    bury: Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Write]], Awaitable[str]]
     new_id: Callable[[], str]
     in_thread: Callable[..., Awaitable[Any]]
     report: Callable[[str, Mapping[str, Any]], None]
@@ -172,6 +178,7 @@ class Timed(Protocol):
     hand, and fill in those that are missing.
     """
 
+    kind: ClassVar[str]
     misfire: str
 
     @property
@@ -188,6 +195,18 @@ class Timed(Protocol):
 
     def event(self, name: str, due: float, *, id: str) -> Mapping[str, Any]:
         """The event of the schedule `name` for a moment, with an id of its own."""
+
+
+@runtime_checkable
+class FeedsJobs(Protocol):
+    """A trigger that says what its events give to a job; with others the job's input is the trigger's
+    `input=`, or the event itself as its only item.
+    """
+
+    def job_input(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`{"object": "s3://BUCKET/KEY"}`, `{"items": […]}` or `{"objects": …}`, as for
+        `Coordinator.submit`.
+        """
 
 
 Options = Mapping[str, Sequence[str]]

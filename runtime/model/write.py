@@ -156,10 +156,15 @@ class Fired(msgspec.Struct, gc=False):
 
 
 class CursorMoved(msgspec.Struct, gc=False):
-    """A named position of a trigger's source, as it likes to write it."""
+    """A named position of a trigger's source, as it likes to write it.
+
+    With `expected` it moves only from there, from nowhere when that is "", and is refused with Duplicate
+    otherwise: so of several sources that read the same thing, one brings each part of it.
+    """
 
     name: str
     value: str
+    expected: str | None = None
 
 
 class JobPut(msgspec.Struct, gc=False):

@@ -82,7 +82,7 @@ class Ends:
                     end.more = [*more, *end.more]
                     self._record([end], now)
                     continue
-                follow = self._destination(settle, end.held.spec, now)
+                follow = self.told(settle, end.held.spec, now)
                 if follow is not None:
                     end.more = [follow, *end.more]
                 if end.held.spec.callbacks:
@@ -178,7 +178,7 @@ class Ends:
 
     # ---- destinations ----
 
-    def _destination(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
+    def told(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
         """The invocation that tells of an end. It is accepted also while the node stops, and when the code of
         its function is not here just now: it is recorded with the end, or neither is.
         """

@@ -298,6 +298,20 @@ def forget(transaction: Recording, write: Forget, now: float) -> Applied:
 
 
 def cursor_moved(transaction: Recording, write: CursorMoved, now: float) -> Applied:
+    if write.expected is not None:
+        if write.expected:
+            moved = transaction.db.execute(
+                "UPDATE cursor SET value = ? WHERE name = ? AND value = ?",
+                (write.value, write.name, write.expected),
+            )
+        else:
+            moved = transaction.db.execute(
+                "INSERT INTO cursor (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
+                (write.name, write.value),
+            )
+        if not moved.rowcount:
+            raise Refused(Duplicate(f"the position {write.name!r} is not {write.expected!r} any more"))
+        return PLAIN
     transaction.db.execute(
         "INSERT INTO cursor (name, value) VALUES (?, ?)"
         " ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -5,15 +5,19 @@ from pydantic import BaseModel, Field
 from headrace import (
     App,
     Context,
+    Event,
     Http,
     HttpEvent,
     Lines,
+    Marker,
+    Quiet,
     RetryAfter,
     RetryPolicy,
     Schedule,
     ScheduleEvent,
     Upload,
     UploadEvent,
+    UploadSet,
 )
 
 app = App("sample")
@@ -46,6 +50,12 @@ def nightly(event: ScheduleEvent) -> str:
 @app.function
 def once(event: ScheduleEvent) -> str:
     return event["time"]
+
+
+@app.on(UploadSet("days", pattern="{day}/*.csv", complete=Marker("{day}/done") | Quiet("10 minutes")))
+@app.function
+def day(event: Event) -> int:
+    return len(str(event)) > 0
 
 
 class Note(BaseModel):

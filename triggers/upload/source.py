@@ -75,6 +75,16 @@ class UploadSource:
             await task
         await self._unwatch()
 
+    async def take(self, infos: Sequence[ObjectInfo]) -> None:
+        """Offer what somebody else found, once it is whole; a notice that is under way is left alone."""
+        new = [info for info in infos if not self._awaits(info.key)]
+        if new:
+            await self._take_listed(new)
+
+    def wants(self, info: ObjectInfo) -> bool:
+        """Whether an object is one that this source would offer."""
+        return self._is_wanted(info)
+
     # ---- what a kind of bucket adds ----
 
     async def _prepare(self) -> None:

@@ -102,7 +102,7 @@ class Upload:
         if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
             raise self._invalid("min_size is above max_size", "No object would match; exchange them.")
         try:
-            self._glob = None if glob is None else _glob_pattern(glob)
+            self._glob = None if glob is None else re.compile(glob_source(glob), re.DOTALL)
         except re.error as error:
             raise self._invalid(
                 f"the glob {glob!r} cannot be read: {error}", "Write for example **/*.csv."
@@ -215,7 +215,8 @@ _DEFAULTS: dict[str, Any] = {
 _GLOB_PARTS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 
-def _glob_pattern(glob: str) -> re.Pattern[str]:
+def glob_source(glob: str) -> str:
+    """The regular expression, for use with DOTALL, that a glob over keys stands for."""
     parts = []
     for part in _GLOB_PARTS.findall(glob):
         if part == "**/":
@@ -235,4 +236,4 @@ def _glob_pattern(glob: str) -> re.Pattern[str]:
             parts.append(f"[{inside}]")
         else:
             parts.append(re.escape(part))
-    return re.compile("".join(parts), re.DOTALL)
+    return "".join(parts)
