@@ -117,6 +117,7 @@ class AppUnderTest:
         self._given = settings
         self._data: Path | None = None
         self._depth = 0
+        self._thread: ThreadPoolExecutor | None = None
         self._loop: QuietLoop | None = None
         self._node: Node | None = None
         self._store: WatchedStore | None = None
@@ -170,6 +171,9 @@ class AppUnderTest:
         loop, self._loop = self._loop, None
         if loop is not None:
             self._outside(partial(_close, loop))
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
         if self._data is not None and self._folder is None:
             shutil.rmtree(self._data, ignore_errors=True)
 
@@ -483,8 +487,8 @@ class AppUnderTest:
         if self._store is not None and self._store.in_hand:
             return True
         if self._workers and self._node is not None:
-            pool = self._node.pool
-            return pool is not None and pool.load()["held"] > 0
+            load = self._node.pool.load() if self._node.pool is not None else {"held": 0, "workers": 1}
+            return load["held"] > 0 or load["workers"] == 0  # none: they are being started
         return False
 
     def drive(self, work: Coroutine[Any, Any, T]) -> T:
@@ -537,8 +541,9 @@ class AppUnderTest:
         """Run something that runs the loop: where one runs already, as in an async test, in a thread."""
         if not _is_in_loop():
             return work(*args, **kwargs)
-        with ThreadPoolExecutor(1, thread_name_prefix="headrace-test") as thread:
-            return thread.submit(work, *args, **kwargs).result()
+        if self._thread is None:  # one for all calls: worker processes end with the thread that began them
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="headrace-test")
+        return self._thread.submit(work, *args, **kwargs).result()
 
     # ---- within: looking ----
 

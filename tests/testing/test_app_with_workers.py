@@ -117,3 +117,15 @@ def test_faults_that_need_this_process_are_refused(apart: AppUnderTest) -> None:
     apart.faults.fail_store()
     with pytest.raises(StoreUnavailable):
         apart.submit("apart.pid")
+
+
+async def test_workers_live_on_between_the_steps_of_an_async_test(tmp_path: Path) -> None:
+    code = tmp_path / "apart.py"
+    code.write_text(CODE)
+    with AppUnderTest(code, workers=1) as app:
+        first = app.invoke("apart.pid")
+        app.put("inbox", "a.txt", "hello")
+        app.run_until_idle()
+
+        assert app.results("apart.received") == [5]
+        assert app.invoke("apart.pid") == first != os.getpid()
