@@ -2,7 +2,8 @@
 
     HeadraceError
     ├── Invalid            the caller fixes the call (400 to 422)
-    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent
+    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, UnsupportedMediaType, InvalidEvent
+    │   ├── InvalidCallback
     │   ├── InvalidKey, InvalidBucketName, InvalidObjectUrl
     │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, UnknownSubject, UnknownSchedule,
     │   │                  UnknownBackfill, UnknownVersion, NoSuchBucket, NoSuchObject
@@ -85,6 +86,32 @@ class PayloadTooLarge(Invalid):
     def __str__(self) -> str:
         shown = f"{self.size:,} bytes" if self.size >= 0 else "larger"
         return f"the payload is {shown}; the limit is {self.limit:,} bytes"
+
+
+class UnsupportedMediaType(Invalid):
+    """A body of a form that is not taken: (what it is, what is taken)."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+    def __init__(self, what: str, taken: str) -> None:
+        super().__init__(what, taken)
+        self.hint = f"Send {taken}."
+
+    def __str__(self) -> str:
+        return f"a body of {self.args[0]} is not taken"
+
+
+class InvalidCallback(Invalid):
+    """A URL that is not called back: (why)."""
+
+    code = "invalid_callback"
+    http_status = 422
+    final = True
+    hint = "Name an https:// URL that is reached from the public network."
+
+    def __str__(self) -> str:
+        return f"the callback URL cannot be used: {self.args[0]}"
 
 
 class InvalidEvent(Invalid):

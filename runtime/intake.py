@@ -16,12 +16,16 @@ from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Fired, Write
+from headrace.runtime.queue.burying import bury
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.store.protocol import Store
+from headrace.runtime.trigger import FeedsJobs, Timed, Trigger
 
 
 class Intake:
-    """Accepts events of triggers; `version` is that of the code that jobs are submitted with."""
+    """Accepts events of triggers. `version` is that of the code that jobs are submitted with, `node` this
+    node's name in claims.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Intake:
         ids: Ids,
         clock: Clock,
         version: Callable[[], str],
+        node: Callable[[], str],
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
@@ -39,9 +44,14 @@ class Intake:
         self._ids = ids
         self._clock = clock
         self._version = version
+        self._node = node
 
     async def accept(
-        self, spec: FunctionSpec, kind: str, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
+        self,
+        spec: FunctionSpec,
+        trigger: Trigger | Timed,
+        events: Sequence[Mapping[str, Any]],
+        writes: Sequence[Write],
     ) -> list[str]:
         """Record a trigger's events and its own writes in one step; the ids of what was accepted."""
         if not events:
@@ -55,7 +65,7 @@ class Intake:
             return [
                 await self._coordinator.submit(
                     spec.name,
-                    _job_input(spec, event),
+                    _job_input(spec, trigger, event),
                     before=writes if at == 0 else (),
                     version=self._version(),
                     id=id,
@@ -63,11 +73,37 @@ class Intake:
                 for at, (id, event) in enumerate(zip(ids, events, strict=True))
             ]
         puts = [
-            self._dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
+            self._dispatcher.prepare(spec.name, msgspec.json.encode(event), source=trigger.kind)
+            for event in events
         ]
         _name_subject(writes, puts[0].invocation.id)
         await self._dispatcher.accept(puts, before=writes)
         return [show_id(put.invocation.id) for put in puts]
+
+    async def bury(
+        self,
+        spec: FunctionSpec,
+        trigger: Trigger,
+        event: Mapping[str, Any],
+        error: Mapping[str, Any],
+        writes: Sequence[Write],
+    ) -> str:
+        """Record an event that shall not run as a dead letter, with the trigger's own writes, in one step."""
+        if spec.job is not None:
+            given = _job_input(spec, trigger, event)
+            return await self._coordinator.submit_failed(
+                spec.name, given, error=error, before=writes, version=self._version()
+            )
+        return await bury(
+            self._dispatcher,
+            spec,
+            msgspec.json.encode(event),
+            error=error,
+            node=self._node(),
+            source=trigger.kind,
+            clock=self._clock,
+            before=writes,
+        )
 
     async def cancel(self, id: str) -> None:
         """End an invocation or a job, unless it has ended."""
@@ -87,8 +123,12 @@ def _name_subject(writes: Sequence[Write], id: int) -> None:
             write.subject = id
 
 
-def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trigger's event gives to a job: an upload's object, or the event itself as the only item."""
+def _job_input(spec: FunctionSpec, trigger: object, event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trigger's event gives to a job: what the trigger says, an upload's object, or the event itself
+    as the only item.
+    """
+    if isinstance(trigger, FeedsJobs):
+        return dict(trigger.job_input(event))
     if "Records" in event:
         found = UploadEvent(event)
         return {"object": f"s3://{found.bucket}/{found.key}"}

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from headrace.runtime.api.tickets import Tickets, shared_secret
 from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
 from headrace.runtime.errors import (
     HeadraceError,
@@ -36,14 +37,16 @@ from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
+from headrace.runtime.model.write import Deployed
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
-from headrace.runtime.objects.url import open_store, parse_object_url
+from headrace.runtime.objects.url import credentials_for, open_store, parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
-from headrace.runtime.pool.protocol import PoolEvents
+from headrace.runtime.pool.protocol import Pool, PoolEvents
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
+from headrace.runtime.queue.outbound import Callbacks
 from headrace.runtime.settings import Settings
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
@@ -71,6 +74,23 @@ CLIENT = "headrace.runtime.client:worker_client"
 _log = structlog.get_logger("headrace")
 
 
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is made of where that is not what its settings name; None leaves it to them.
+
+    `clock_look_s` is how often a schedule looks whether the wall clock was changed. Of code that a `pool` of
+    the caller's runs no snapshot is kept.
+    """
+
+    store: Callable[[Clock], Store] | None = None
+    objects: ObjectStore | None = None
+    pool: Callable[[PoolEvents, Clock], Pool] | None = None
+    threads: Executor | None = None
+    clock_look_s: float | None = None
+
+
+NO_PARTS = Parts()
+
+
 class Node:
     """One node: everything between a data folder and its workers. `start` and `stop` it on an event loop.
 
@@ -81,6 +101,7 @@ class Node:
             `Node.clock`, which begins with it and is steady.
         listen: serve HTTP on the settings' host and port; without it, only this process reaches the node.
         on_output: told what each attempt printed, beside the logs.
+        parts: for tests, which bring their own.
     """
 
     def __init__(
@@ -91,8 +112,10 @@ class Node:
         clock: Clock | None = None,
         listen: bool = True,
         on_output: Callable[[str, str, Outcome], None] | None = None,
+        parts: Parts = NO_PARTS,
     ) -> None:
         self.settings = settings
+        self._parts = parts
         self.wall: Clock = clock or SystemClock()
         self.clock = SteadyClock(self.wall, elapsed=machine_elapsed() if clock is None else None)
         self.manifest = Manifest(version="")
@@ -102,10 +125,10 @@ class Node:
         self._code = code
         self._listen = listen
         self._echo = on_output
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headrace")
+        self._threads = parts.threads or ThreadPoolExecutor(THREADS, thread_name_prefix="headrace")
         self._sources: list[Source] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._pool: LocalPool | None = None
+        self._pool: Pool | None = None
         self._loading: asyncio.Task[Manifest] | None = None
         self._old_pools: set[asyncio.Task[None]] = set()
         self._lease: asyncio.Task[None] | None = None
@@ -145,7 +168,8 @@ class Node:
         _make_folder(settings.data)
         self._holder = holder = Holder(settings.data / "node.lock")
         await holder.take()
-        self._store = store = _open_store(settings.store, self.clock)
+        open_it = self._parts.store or partial(_open_store, settings.store)
+        self._store = store = open_it(self.clock)
         self._membership = membership = Membership(
             store,
             new_id=lambda: f"{socket.gethostname()}#{os.getpid()}-{secrets.token_hex(3)}",
@@ -173,7 +197,7 @@ class Node:
         loaded_at = self.clock.now()
         self._loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
-        self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
+        self.objects: ObjectStore = self._parts.objects or await self.in_thread(open_store, settings.objects)
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
         self.versions = Versions(store, self.objects, in_thread=self.in_thread)
         self.dispatcher = Dispatcher(
@@ -203,6 +227,7 @@ class Node:
             ids=self.ids,
             clock=self.clock,
             version=lambda: self.manifest.version,
+            node=lambda: self._membership.id,
         )
         self.backfills = Backfills(
             store,
@@ -215,7 +240,8 @@ class Node:
         )
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
-        self._build_api(tokens)
+        tickets = Tickets(await self.in_thread(shared_secret, self.objects))
+        self._build_api(tokens, tickets)
         if listener is not None:
             self._serve(listener)
         self.manifest = await self._loading
@@ -256,6 +282,8 @@ class Node:
         """
         self._unready = "stopping"
         self.stopping.set()
+        if hasattr(self, "services"):
+            self.services.draining = True
         grace = self.settings.drain_s if grace_s is None else grace_s
         for source in self._sources:
             await source.stop()
@@ -305,14 +333,22 @@ class Node:
         except HeadraceError as error:
             self._report("the node's lease could not be ended; it runs out by itself", {"error": str(error)})
 
+    @property
+    def pool(self) -> Pool | None:
+        """The workers of the newest code; None before the start and after the end."""
+        return self._pool
+
     async def in_thread(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """A blocking call in the node's bounded pool of threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
     # ---- code ----
 
-    def _new_pool(self) -> LocalPool:
+    def _new_pool(self) -> Pool:
         settings = self.settings
+        events = PoolEvents(reports=self._reports, room=self._room, progress=self._progress)
+        if self._parts.pool is not None:
+            return self._parts.pool(events, self.clock)
         assert self._store is not None
         assert self._holder is not None
         locks = (self._holder.fd, self._store.lock_fd)
@@ -320,16 +356,19 @@ class Node:
         return LocalPool(
             LOADER,
             self._code,
-            events=PoolEvents(reports=self._reports, room=self._room, progress=self._progress),
+            events=events,
             workers=settings.workers,
             burst_workers=settings.burst_workers,
             scratch_root=settings.data / "tmp",
             clock=self.clock,
             config=WorkerConfig(
                 objects=objects,
+                credentials=credentials_for(settings.objects),
                 url=self.url or None,
                 token=self.secret,
                 client_factory=CLIENT if self.url else None,
+                callback_secret=self._callback_secret(),
+                callback_hosts=settings.callback_hosts,
             ),
             kill_grace_s=settings.kill_grace_s,
             recycle_after=settings.recycle_after,
@@ -346,7 +385,7 @@ class Node:
     def _progress(self, token: int, progress: dict[str, Any]) -> None:
         self.dispatcher.attempts.progress(token, progress)
 
-    def _use(self, pool: LocalPool) -> None:
+    def _use(self, pool: Pool) -> None:
         """Serve the pool's functions from now on."""
         from headrace.runtime.api.routing import Endpoint, RouteTable
 
@@ -355,7 +394,7 @@ class Node:
             for given in spec.triggers:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 for route in trigger.routes() if trigger is not None else ():
-                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None))
+                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec))
         table = RouteTable()
         kept: list[Endpoint] = []
         for endpoint in endpoints:
@@ -397,12 +436,16 @@ class Node:
             self._old_pools.add(task)
             task.add_done_callback(self._old_pools.discard)
 
-    async def _retire(self, pool: LocalPool) -> None:
+    async def _retire(self, pool: Pool) -> None:
         await pool.stop(grace_s=self.settings.drain_s)
         self.dispatcher.retire(pool)
 
     async def _deployed(self, manifest: Manifest, loaded_at: float, now: float) -> None:
         """Record what is served from now on, and keep its code, so that a past invocation can be replayed."""
+        if self._parts.pool is not None:
+            assert self._store is not None
+            await self._store.apply([Deployed(self._membership.id, manifest.version, now)], now=now)
+            return
         try:
             note = await self.versions.record(
                 self._membership.id, manifest, argument=self._code, loaded_at=loaded_at, now=now,
@@ -415,7 +458,7 @@ class Node:
                 "this version of the code is not kept for replays", version=manifest.version, why=note
             )
 
-    def _show_load(self, pool: LocalPool) -> None:
+    def _show_load(self, pool: Pool) -> None:
         for fault in self.manifest.errors:
             self._show_fault(fault)
         if self.manifest.why:
@@ -446,7 +489,7 @@ class Node:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 if trigger is None:
                     continue
-                source = trigger.source(self._trigger_context(spec, given.kind, given.fields, index))
+                source = trigger.source(self._trigger_context(spec, trigger, given.fields, index))
                 if source is None:
                     continue
                 try:
@@ -457,6 +500,7 @@ class Node:
                         "a trigger could not start",
                         {"function": spec.name, "kind": given.kind, "error": str(error)},
                     )
+        self._notifications.is_open = True
 
     def _schedules(self) -> dict[str, tuple[FunctionSpec, Timed]]:
         """What the present code declares to happen at moments that are known ahead, by the trigger's name."""
@@ -478,27 +522,31 @@ class Node:
 
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
+        self._notifications.is_open = False  # what comes between the two would find nobody
         for source in sources:
             await source.stop()
         await self._start_triggers()
 
     def _trigger_context(
-        self, spec: FunctionSpec, kind: str, fields: dict[str, Any], index: int
+        self, spec: FunctionSpec, trigger: Trigger, fields: dict[str, Any], index: int
     ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=_trigger_name(spec, kind, fields, index),
+            name=_trigger_name(spec, trigger.kind, fields, index),
             function=spec,
             objects=self.objects,
             state=self._store,
             clock=self.wall,
             chance=self._chance,
-            accept=partial(self.intake.accept, spec, kind),
+            accept=partial(self.intake.accept, spec, trigger),
             cancel=self.intake.cancel,
+            bury=partial(self.intake.bury, spec, trigger),
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
             sweep_s=self.settings.sweep_s,
+            clock_look_s=self._parts.clock_look_s,
+            subscribe=self._notifications.subscribe,
         )
 
     # ---- the API ----
@@ -527,13 +575,30 @@ class Node:
             raise InvalidSettings(f"{path} is empty", "Remove it: the next start writes a new token.")
         return [own, Token("data", text, SCOPES)]
 
-    def _build_api(self, tokens: list[Any]) -> None:
+    def _events_token(self) -> str:
+        """The secret for an object store: of a token that may do nothing else, if there is one; empty where
+        none can be named, because the settings hold their hashes only.
+        """
+        able = [
+            token
+            for token in self.settings.tokens
+            if token.scopes & {"events", "admin"}
+            and not token.secret.get_secret_value().startswith("sha256:")
+        ]
+        if able:
+            least = min(able, key=lambda token: ("admin" in token.scopes, len(token.scopes)))
+            return least.secret.get_secret_value()
+        return (self.settings.data / "token").read_text().strip() if not self.settings.tokens else ""
+
+    def _build_api(self, tokens: list[Any], tickets: Tickets) -> None:
         from headrace.runtime.api.access import Access
         from headrace.runtime.api.app import Application
+        from headrace.runtime.api.notifications import Notifications
         from headrace.runtime.api.services import Limits, Services
 
         settings = self.settings
         assert self._store is not None
+        self._notifications = Notifications(self._report)
         self.services = Services(
             dispatcher=self.dispatcher,
             coordinator=self.coordinator,
@@ -558,12 +623,27 @@ class Node:
             ready=self._why_unready,
             health=self._health,
             report=self._report,
+            notifications=self._notifications,
+            events_token=self._events_token,
+            objects_url=settings.objects,
             limits=Limits(
                 sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
             ),
             new_request_id=lambda: show_id(self.ids.next()),
+            tickets=tickets,
+            log_request=self._log_request if settings.access_log else None,
+            callbacks=Callbacks(self._callback_secret(), settings.callback_hosts)
+            if settings.callback_secret is not None
+            else None,
         )
         self.application = Application(self.services)
+
+    def _callback_secret(self) -> str:
+        secret = self.settings.callback_secret
+        return secret.get_secret_value() if secret is not None else ""
+
+    def _log_request(self, facts: Mapping[str, Any]) -> None:
+        _log.info("request", **facts)
 
     def _serve(self, listener: socket.socket) -> None:
         import uvicorn

@@ -17,8 +17,10 @@ import msgspec
 from headrace import App
 from headrace.runtime.api.access import SCOPES, Access, Token
 from headrace.runtime.api.app import Application
+from headrace.runtime.api.notifications import Notifications
 from headrace.runtime.api.routing import Endpoint, RouteTable
 from headrace.runtime.api.services import Limits, Services
+from headrace.runtime.api.tickets import Tickets
 from headrace.runtime.errors import StorageFull
 from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
@@ -152,7 +154,7 @@ class InlineNode:
         )
         self.services.manifest = Manifest(version="v1", functions=tuple(self.specs))
         self.services.routes = RouteTable(
-            Endpoint(route, spec.name, is_job=spec.job is not None)
+            Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec)
             for spec in self.specs
             for trigger in spec.triggers
             if trigger.kind == "http"
@@ -371,7 +373,9 @@ class InlineNode:
             ready=lambda: None,
             health=lambda: {"node": self.name},
             report=self._report,
+            notifications=Notifications(self._report),
             limits=self._limits,
+            tickets=Tickets(b"inline"),
             new_request_id=lambda: show_id(self.ids.next()),
         )
         self.application = Application(self.services)

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.runtime.api.calls import Calls
+from headrace.runtime.api.connecting import Connecting
 from headrace.runtime.api.dead_letters import DeadLetters
 from headrace.runtime.api.endpoint import Endpoint, answer, error_answer
 from headrace.runtime.api.facts import Facts
@@ -41,6 +42,7 @@ class Api:
             DeadLetters(services, calls, records),
             Jobs(services, records),
             Objects(services),
+            Connecting(services),
             Schedules(services),
             self,
         )
@@ -56,9 +58,13 @@ class Api:
     def app(self) -> Starlette:
         """All of them as one application."""
         return Starlette(
-            routes=[self._route(endpoint) for group in self._groups for endpoint in group.endpoints()],
+            routes=[self._route(endpoint) for endpoint in self.table()],
             exception_handlers={HTTPException: _http_error, Exception: _failed},
         )
+
+    def table(self) -> list[Endpoint]:
+        """All lines of the table."""
+        return [endpoint for group in self._groups for endpoint in group.endpoints()]
 
     def endpoints(self) -> list[Endpoint]:
         return [
@@ -73,7 +79,8 @@ class Api:
 
         async def checked(request: Request) -> Response:
             try:
-                access.check(request.headers.get("authorization"), endpoint.scope)
+                if endpoint.scope:
+                    access.check(request.headers.get("authorization"), endpoint.scope)
                 if endpoint.takes_json and "json" not in request.headers.get("content-type", ""):
                     raise BadRequest("the content type is not JSON", "Send content-type: application/json.")
                 return await endpoint.handler(request)

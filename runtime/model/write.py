@@ -115,11 +115,14 @@ class Seen(msgspec.Struct, gc=False):
 
 
 class Forget(msgspec.Struct, gc=False):
-    """Remove ledger rows of keys that a complete sweep no longer found."""
+    """Remove ledger rows of keys that a complete sweep no longer found; with `gone` only those that mark an
+    object that has gone, which have no ETag.
+    """
 
     trigger: str
     bucket: str
     keys: list[str]
+    gone: bool = False
 
 
 class Fired(msgspec.Struct, gc=False):
@@ -153,10 +156,15 @@ class Fired(msgspec.Struct, gc=False):
 
 
 class CursorMoved(msgspec.Struct, gc=False):
-    """A named position of a trigger's source, as it likes to write it."""
+    """A named position of a trigger's source, as it likes to write it.
+
+    With `expected` it moves only from there, from nowhere when that is "", and is refused with Duplicate
+    otherwise: so of several sources that read the same thing, one brings each part of it.
+    """
 
     name: str
     value: str
+    expected: str | None = None
 
 
 class JobPut(msgspec.Struct, gc=False):

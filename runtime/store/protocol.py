@@ -330,6 +330,9 @@ class TriggerStore(Protocol):
     ) -> list[LedgerRow]:
         """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
 
+    async def ledger_entry(self, trigger: str, bucket: str, key: str) -> LedgerRow | None:
+        """The ledger's row of one key; of several versions the latest."""
+
     async def cursor(self, name: str) -> str | None:
         """A position that CursorMoved recorded."""
 

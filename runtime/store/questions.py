@@ -176,6 +176,9 @@ class Questions(ABC):
     ) -> list[LedgerRow]:
         return await self._readers.ask(lambda db: reads.ledger(db, trigger, bucket, after, limit))
 
+    async def ledger_entry(self, trigger: str, bucket: str, key: str) -> LedgerRow | None:
+        return await self._readers.ask(lambda db: reads.ledger_entry(db, trigger, bucket, key))
+
     async def cursor(self, name: str) -> str | None:
         return await self._readers.ask(lambda db: reads.cursor(db, name))
 

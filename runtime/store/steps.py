@@ -289,14 +289,29 @@ def _higher(sequencer: str, known: str) -> bool:
 
 
 def forget(transaction: Recording, write: Forget, now: float) -> Applied:
+    only = " AND etag = ''" if write.gone else ""
     transaction.db.executemany(
-        'DELETE FROM ledger WHERE "trigger" = ? AND bucket = ? AND "key" = ?',
+        f'DELETE FROM ledger WHERE "trigger" = ? AND bucket = ? AND "key" = ?{only}',
         [(write.trigger, write.bucket, key) for key in sorted(write.keys)],
     )
     return PLAIN
 
 
 def cursor_moved(transaction: Recording, write: CursorMoved, now: float) -> Applied:
+    if write.expected is not None:
+        if write.expected:
+            moved = transaction.db.execute(
+                "UPDATE cursor SET value = ? WHERE name = ? AND value = ?",
+                (write.value, write.name, write.expected),
+            )
+        else:
+            moved = transaction.db.execute(
+                "INSERT INTO cursor (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
+                (write.name, write.value),
+            )
+        if not moved.rowcount:
+            raise Refused(Duplicate(f"the position {write.name!r} is not {write.expected!r} any more"))
+        return PLAIN
     transaction.db.execute(
         "INSERT INTO cursor (name, value) VALUES (?, ?)"
         " ON CONFLICT (name) DO UPDATE SET value = excluded.value",

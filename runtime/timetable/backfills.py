@@ -33,8 +33,8 @@ TURN_FIRES = 100
 
 PAGE = 500
 
-Accept = Callable[[FunctionSpec, str, Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
-"""Record events of a function, by the trigger's kind, with writes."""
+Accept = Callable[[FunctionSpec, Timed, Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
+"""Record events of a trigger of a function, with writes."""
 
 Declared = Callable[[], Mapping[str, tuple[FunctionSpec, Timed]]]
 """The schedules of the present code, by name."""
@@ -149,7 +149,7 @@ class Backfills:
             again=backfill.again,
         )  # fmt: skip
         try:
-            await self._accept(spec, kind_of(name), [event], [fired])
+            await self._accept(spec, trigger, [event], [fired])
         except Overlapping as error:
             self._watch_all(error.ids)
             return False
@@ -188,11 +188,6 @@ class Backfills:
     async def _sleep(self, seconds: float) -> Literal[True]:
         await self._clock.sleep(seconds)
         return True
-
-
-def kind_of(schedule: str) -> str:
-    """The kind of a schedule's trigger, by its name `FUNCTION/KIND/NAME`."""
-    return schedule.split("/", 2)[1]
 
 
 def _obsolete(backfill: Backfill, state: ScheduleState | None) -> str:

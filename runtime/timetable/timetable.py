@@ -24,7 +24,7 @@ from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Fired
 from headrace.runtime.store.protocol import Backfill, Fire, ScheduleState, Store
-from headrace.runtime.timetable.backfills import PAGE, Accept, Backfills, Declared, kind_of
+from headrace.runtime.timetable.backfills import PAGE, Accept, Backfills, Declared
 from headrace.runtime.trigger import Timed
 
 INSTANTS_MAX = 100_000
@@ -156,7 +156,7 @@ class Timetable:
         event = trigger.event(state.name, due, id=show_id(self._ids.next()))
         fired = Fired(state.name, due, state.generation, "run", again=again)
         try:
-            [id] = await self._accept(spec, kind_of(state.name), [event], [fired])
+            [id] = await self._accept(spec, trigger, [event], [fired])
         except Duplicate:
             raise AlreadyFired(state.name, show_moment(due)) from None
         return due, id

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not process.LINUX, reason="needs Linux: only its
 TREE = """
 import os, subprocess, sys, threading
 def start():
-    inner = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
+    inner = "import subprocess; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
     subprocess.Popen([sys.executable, "-c", inner])
 thread = threading.Thread(target=start)
 thread.start(); thread.join()

@@ -338,7 +338,7 @@ class ScheduleSource:
     def __init__(self, schedule: Schedule, context: TriggerContext, *, look_s: float = LOOK_S) -> None:
         self._schedule = schedule
         self._context = context
-        self._look_s = look_s
+        self._look_s = look_s if context.clock_look_s is None else context.clock_look_s
         self._name = context.name
         self._cursor = f"schedule:{self._name}:definition"
         self._holding = False
