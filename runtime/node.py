@@ -543,7 +543,7 @@ class Node:
             bury=partial(self.intake.bury, spec, trigger),
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
-            report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
+            report=partial(self._report_of, spec.name),
             sweep_s=self.settings.sweep_s,
             clock_look_s=self._parts.clock_look_s,
             subscribe=self._notifications.subscribe,
@@ -764,6 +764,11 @@ class Node:
 
     def _report(self, message: str, details: Mapping[str, Any]) -> None:
         _log.error(message, **dict(details))
+
+    def _report_of(self, function: str, message: str, details: Mapping[str, Any]) -> None:
+        """What a trigger tells: what goes wrong is tried again, and worth a look."""
+        tell = _log.warning if "error" in details else _log.info
+        tell(message, **{"function": function, **details})
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
