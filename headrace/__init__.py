@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.runtime.jobs.split import Csv, Items, JsonLines, Lines
     from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
     from headrace.runtime.model.policy import RetryPolicy
+    from headrace.runtime.model.stream import Sse, Stream
     from headrace.runtime.pool.context import Context
     from headrace.triggers.http import Http
     from headrace.triggers.schedule import Schedule
@@ -42,6 +43,8 @@ __all__ = [
     "RetryPolicy",
     "Schedule",
     "ScheduleEvent",
+    "Sse",
+    "Stream",
     "Upload",
     "UploadEvent",
     "__version__",
@@ -66,6 +69,8 @@ _HOMES = {
     "RetryPolicy": "headrace.runtime.model.policy",
     "Schedule": "headrace.triggers.schedule",
     "ScheduleEvent": "headrace.runtime.model.event",
+    "Sse": "headrace.runtime.model.stream",
+    "Stream": "headrace.runtime.model.stream",
     "Upload": "headrace.triggers.upload",
     "UploadEvent": "headrace.runtime.model.event",
     "all_results": "headrace.runtime.jobs.reduce",

@@ -14,7 +14,7 @@
     │   └── LeaseLost      the runtime tries again elsewhere
     ├── InvocationFailed   the function's own outcome (500, 504)
     │   ├── FunctionError, FunctionTimeout, OutOfMemory, WorkerCrashed, UnserialisableResult
-    │   └── Expired, NodeLost, Cancelled, JobFailed
+    │   └── StreamBroken, Expired, NodeLost, Cancelled, JobFailed
     ├── Duplicate          it is recorded already: nothing is to be done
     └── Unusable           an operator must act: DataInUse, DataTooNew, DataDamaged, PortInUse
 
@@ -490,6 +490,13 @@ class UnserialisableResult(InvocationFailed):
     hint = "Return JSON types (finite numbers, text, lists, dicts with text keys), dataclasses or models."
 
 
+class StreamBroken(InvocationFailed):
+    """A streamed result broke off after it had begun; what came before is not all of it."""
+
+    code = "stream_broken"
+    hint = "`headrace logs INVOCATION_ID` says why; the id is in the header Headrace-Invocation-Id."
+
+
 class Expired(InvocationFailed):
     """The event was older than the function's maximum age before it could succeed."""
 
@@ -577,6 +584,7 @@ BY_CODE: dict[str, type[InvocationFailed]] = {
         OutOfMemory,
         WorkerCrashed,
         UnserialisableResult,
+        StreamBroken,
         Expired,
         NodeLost,
         Cancelled,

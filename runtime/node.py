@@ -42,6 +42,7 @@ from headrace.runtime.objects.url import open_store, parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import PoolEvents
+from headrace.runtime.pool.reading import Reading
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
 from headrace.runtime.settings import Settings
@@ -301,7 +302,7 @@ class Node:
         return LocalPool(
             LOADER,
             self._code,
-            events=PoolEvents(reports=self._reports, room=self._room, progress=self._progress),
+            events=PoolEvents(self._reports, self._room, self._progress, self._stream),
             workers=settings.workers,
             burst_workers=settings.burst_workers,
             scratch_root=settings.data / "tmp",
@@ -326,6 +327,9 @@ class Node:
 
     def _progress(self, token: int, progress: dict[str, Any]) -> None:
         self.dispatcher.attempts.progress(token, progress)
+
+    def _stream(self, token: int, reading: Reading) -> None:
+        self.dispatcher.attempts.opened(token, reading)
 
     def _use(self, pool: LocalPool) -> None:
         """Serve the pool's functions from now on."""
@@ -549,7 +553,9 @@ class Node:
             health=self._health,
             report=self._report,
             limits=Limits(
-                sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
+                sync_body_bytes=settings.body_bytes_sync,
+                async_body_bytes=settings.body_bytes_async,
+                stream_idle_s=settings.stream_idle_s,
             ),
             new_request_id=lambda: show_id(self.ids.next()),
         )
