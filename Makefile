@@ -12,17 +12,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 CACHE_BIN := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/headrace/bin
 MINIO := $(CACHE_BIN)/minio-$(MINIO_VERSION)
+VERSITYGW_VERSION := v1.8.0
+VERSITYGW := $(CACHE_BIN)/versitygw-$(VERSITYGW_VERSION)
 
 # What has been installed into the virtual environment, and from which pyproject.toml: the file's time says.
 INSTALLED_DEMO := $(VENV)/.headrace-demo
 INSTALLED_DEV := $(VENV)/.headrace-dev
 
 .DEFAULT_GOAL := list
-.PHONY: list venv demo test test-full check format lint types bench reliability minio clean
+.PHONY: list venv demo test test-full check format lint types bench reliability minio versitygw clean
 .DELETE_ON_ERROR:
 
 list: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(INSTALLED_DEV) ## make .venv with everything that development needs
 
@@ -59,6 +61,9 @@ reliability: $(INSTALLED_DEV) ## kill a node at every named point, and write wha
 minio: $(MINIO) ## build MinIO from source, once, for the tests that need one
 	@echo "MinIO is at $(CACHE_BIN)/minio"
 
+versitygw: $(VERSITYGW) ## build Versity S3 Gateway, once, for the tests that need an S3 without notifications
+	@echo "Versity S3 Gateway is at $(CACHE_BIN)/versitygw"
+
 clean: ## remove caches and what was built; the virtual environment and data stay
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find benchmarks functions headrace runtime tests triggers -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -83,11 +88,16 @@ $(INSTALLED_DEMO): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[examples]'
 	@touch "$@"
 
-# Built under a temporary name, so that an interrupted build leaves nothing that looks finished.
-$(MINIO):
-	@command -v go >/dev/null || { echo "MinIO publishes no binaries any more, and building it needs Go: see https://go.dev/doc/install" >&2; exit 1; }
-	@mkdir -p "$(CACHE_BIN)/building"
-	CGO_ENABLED=0 GOBIN="$(CACHE_BIN)/building" go install -trimpath github.com/minio/minio@$(MINIO_VERSION)
-	@mv "$(CACHE_BIN)/building/minio" "$@"
-	@ln -sfn "minio-$(MINIO_VERSION)" "$(CACHE_BIN)/minio"
-	@rmdir "$(CACHE_BIN)/building"
+# Built in a folder of its own, so that an interrupted build leaves nothing that looks finished.
+$(MINIO) $(VERSITYGW):
+	@command -v go >/dev/null || { echo "$(@F) has to be built, and that needs Go: see https://go.dev/doc/install" >&2; exit 1; }
+	@mkdir -p "$(CACHE_BIN)/building-$(@F)"
+	CGO_ENABLED=0 GOBIN="$(CACHE_BIN)/building-$(@F)" go install -trimpath $(PACKAGE)
+	@mv "$(CACHE_BIN)/building-$(@F)/$(PROGRAM)" "$@"
+	@ln -sfn "$(@F)" "$(CACHE_BIN)/$(PROGRAM)"
+	@rmdir "$(CACHE_BIN)/building-$(@F)"
+
+$(MINIO): PROGRAM := minio
+$(MINIO): PACKAGE := github.com/minio/minio@$(MINIO_VERSION)
+$(VERSITYGW): PROGRAM := versitygw
+$(VERSITYGW): PACKAGE := github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)

@@ -122,7 +122,15 @@ REPORT = {
         "pg-raw",
         *DURABLE_PEERS,
     ],
-    "w5": ["headrace", "watchdog-inotify"],
+    "w5": [
+        "headrace",
+        "watchdog-inotify",
+        "headrace-minio",
+        "minio-webhook-bare",
+        "minio-webhook-bare-both",
+        "functions-framework",
+        "functions-framework-noqueue",
+    ],
     "w7": ["headrace", "headrace-http", "functions-framework", "python-spawn-site"],
     "w8": ["headrace", "headrace-http", "headrace-pg", "pipe-wake", "fsync-pipe-wake"],
 }

@@ -6,13 +6,22 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from postgres_server import postgres_server, postgres_url
+from s3_servers import minio_server, own_minio, own_versity, versity_server
 
-__all__ = ["postgres_server", "postgres_url", "shared_data"]
+__all__ = [
+    "minio_server",
+    "own_minio",
+    "own_versity",
+    "postgres_server",
+    "postgres_url",
+    "shared_data",
+    "versity_server",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Nodes and workers that tests start inherit this environment, so it is scrubbed before anything is imported.
-_KEPT = {"HEADRACE_REQUIRE_SERVICES", "HEADRACE_MINIO"}
+_KEPT = {"HEADRACE_REQUIRE_SERVICES", "HEADRACE_MINIO", "HEADRACE_VERSITYGW"}
 for _name in [name for name in os.environ if name.startswith("HEADRACE_") and name not in _KEPT]:
     del os.environ[_name]
 

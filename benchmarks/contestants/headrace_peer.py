@@ -33,6 +33,18 @@ CONTESTANTS = {
         "role": "embedded, the store in PostgreSQL",
         "durable": "yes (PostgreSQL synchronous_commit=on: its fsync before the acknowledgement)",
     },
+    "headrace-minio": {
+        **_D,
+        "workloads": ["w5"],
+        "services": ["minio"],
+        "role": "headrace serve; the bucket sends to both its webhook targets",
+    },
+    "headrace-minio-immediate": {
+        **_D,
+        "workloads": ["w5"],
+        "services": ["minio"],
+        "role": "headrace serve; the bucket sends to the target without a queue only",
+    },
     "headrace-rows": {**_D, "workloads": ["w3"], "role": "embedded, chunk.rows()"},
     "headrace-records": {**_D, "workloads": ["w3"], "role": "embedded, chunk.records()"},
     "headrace-http": {
@@ -227,9 +239,12 @@ def waiting(cfg, data, function):
 
 
 def w5(cfg):
-    """The bucket is a folder, as in watchdog-inotify; the function runs in a worker process, durably
-    accepted before."""
+    """The bucket is a folder, as in watchdog-inotify, or of MinIO; the function runs in a worker process,
+    durably accepted before."""
     import w5lib
+
+    if cfg.name.startswith("headrace-minio"):
+        return w5_minio(cfg)
 
     from headrace import App, Upload
 
@@ -254,6 +269,27 @@ def w5(cfg):
             bl.check(time.time() < end, "the warm-up upload gave no event")
             time.sleep(0.01)
         return w5lib.measure(cfg, None, put)
+
+
+def w5_minio(cfg):
+    import shutil
+
+    import w5lib
+
+    w5lib.client(cfg).make_bucket("benchw5")
+    functions = os.path.join(cfg.work, "uploads.py")
+    shutil.copy(os.path.join(bl.here(cfg), "headrace_uploads.py"), functions)
+    data, log = os.path.join(cfg.work, "data"), os.path.join(cfg.work, "serve.log")
+    command = [sys.executable, "-m", "headrace", "serve", functions, "--data", data, "--workers", "2"]
+    command += ["--port", cfg.minio_hook, "--objects", f"s3://{cfg.minio}?tls=false"]
+    environment = {
+        "AWS_ACCESS_KEY_ID": "benchuser",
+        "AWS_SECRET_ACCESS_KEY": "benchpass",
+        "HEADRACE_TOKENS": "bench:admin:bench-token",
+    }
+    with bl.running([command], log, **environment) as [process]:
+        bl.wait_port(cfg.minio_hook, proc=process)
+        return w5lib.measure(cfg, "HEADRACE" if cfg.name.endswith("immediate") else "HEADRACE HEADRACEQ")
 
 
 # ---- W7 ----

@@ -35,7 +35,7 @@ class _Collector:
 
 async def metrics(services: Services, api: Api) -> tuple[bytes, str]:
     """The exposition text and its content type."""
-    books = await api.books()
+    books = await api.functions.books()
     families: list[Metric] = []
     for key, text in _COUNTERS.items():
         counter = CounterMetricFamily(f"headrace_invocations_{key}", text, labels=["function"])

@@ -121,7 +121,8 @@ class FolderStore:
                 with self._tree.open_root() as root:
                     flush(root)
 
-    def head(self, bucket: str, key: str) -> ObjectInfo:
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        _check_unversioned(bucket, key, version_id)
         descriptor, status = self._open_file(bucket, key)
         try:
             return describe(bucket, key, status, content_type=content_type_of(descriptor, key))
@@ -129,13 +130,22 @@ class FolderStore:
             os.close(descriptor)
 
     def open(
-        self, bucket: str, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        version_id: str | None = None,
     ) -> BinaryIO:
+        _check_unversioned(bucket, key, version_id)
         return io.BufferedReader(
             self._reader(bucket, key, start=start, end=end, if_match=if_match), _READ_BUFFER_BYTES
         )
 
-    def get(self, bucket: str, key: str) -> bytes:
+    def get(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+        _check_unversioned(bucket, key, version_id)
         with self._reader(bucket, key, start=0, end=None, if_match=None) as reader:
             return reader.readall()
 
@@ -255,6 +265,11 @@ class FolderStore:
             os.close(descriptor)
             raise NoSuchObject(bucket, key)
         return descriptor, status
+
+
+def _check_unversioned(bucket: str, key: str, version_id: str | None) -> None:
+    if version_id is not None:
+        raise NoSuchObject(bucket, key)
 
 
 def _pieces(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:

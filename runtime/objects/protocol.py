@@ -22,12 +22,14 @@ class ObjectInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         size: bytes.
-        etag: opaque; two contents of one key have different ETags.
+        etag: opaque; two contents of one key have different ETags. Whether putting the same bytes again
+            changes it is the store's affair.
         modified_at: UTC epoch seconds.
-        sequencer: 16 hexadecimal digits; of two states of one key the later has the greater, so they compare
-            as text.
+        sequencer: 16 hexadecimal digits, which compare as text: of two states of one key the later's is never
+            the smaller. A folder's always grows; of an S3 server, what `head` and `put` say is exact to a
+            second and what a listing says to a millisecond.
         content_type: None where it is unknown, and in listings, which do not carry it.
-        version_id: None in an unversioned bucket.
+        version_id: None in an unversioned bucket, and in listings.
     """
 
     bucket: str
@@ -77,11 +79,24 @@ class ObjectStore(Protocol):
     def remove_bucket(self, name: str) -> None:
         """Remove an empty bucket. Raises: NoSuchBucket, BucketNotEmpty."""
 
-    def head(self, bucket: str, key: str) -> ObjectInfo:
-        """Describe one object. Raises: NoSuchObject."""
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        """Describe one object.
+
+        Args:
+            version_id: of a versioned bucket, the version to describe; None is the newest.
+
+        Raises: NoSuchObject, also when a store without versions is asked for one.
+        """
 
     def open(
-        self, bucket: str, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        version_id: str | None = None,
     ) -> BinaryIO:
         """A buffered stream of the bytes in [start, end), as in `data[start:end]`; close it after use.
 
@@ -92,11 +107,12 @@ class ObjectStore(Protocol):
             start: byte offset, at least 0; beyond the object's end the stream is empty.
             end: byte offset, exclusive, at least `start`; None reads to the object's end.
             if_match: the ETag that the object must have.
+            version_id: as for `head`.
 
         Raises: NoSuchObject; PreconditionFailed if `if_match` is another state; ValueError for a bad range.
         """
 
-    def get(self, bucket: str, key: str) -> bytes:
+    def get(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
         """The whole object, in memory; use `open` where the size is not known to be small.
 
         Raises: as `open`.

@@ -11,12 +11,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Generic, TypeVar
 
 from headrace.runtime.errors import HeadraceError, StoreUnavailable
 from headrace.runtime.model.write import Write
-from headrace.runtime.store.answers import Answers, Later
+from headrace.runtime.store.answers import LATE_S, Answers, Later
 from headrace.runtime.store.protocol import Done, Gather, Item
 from headrace.runtime.store.recording import Answer
 
@@ -45,12 +45,12 @@ class GroupCommit(ABC, Generic[C]):
     _too_many: ClassVar[str]
     """What is said when WAITING_MAX is reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         # None comes last: the end. A queue of C code: a `threading.Event` costs more than a short commit.
         self._waiting: SimpleQueue[Item | Later | C | None] = SimpleQueue()
         self._ending = threading.Event()
         self._loop = asyncio.get_running_loop()
-        self._answers = Answers(self._loop)
+        self._answers = Answers(self._loop, monotonic)
         self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
         self.commits = 0
         self.durations: deque[float] = deque(maxlen=256)
@@ -108,8 +108,18 @@ class GroupCommit(ABC, Generic[C]):
     # ---- on the thread ----
 
     def _run(self) -> None:
-        while self._step(self._waiting.get()):
+        while self._step(self._next()):
             pass
+        if self._answers.some_late:
+            self._answers.hand_over()
+
+    def _next(self) -> "Item | Later | C | None":
+        if self._answers.some_late:
+            try:
+                return self._waiting.get(timeout=LATE_S)
+            except Empty:
+                self._answers.hand_over()
+        return self._waiting.get()
 
     def _step(self, item: "Item | Later | C | None") -> bool:
         """Drain at most one transaction's worth, `item` first, record it, and answer; then the call that came

@@ -25,6 +25,7 @@ from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.longread import LongReader
 from headrace.runtime.store.questions import Questions
 from headrace.runtime.store.readers import SqliteReaders
+from headrace.runtime.store.transaction import ACCEPTANCE
 from headrace.runtime.store.version import SCHEMA
 from headrace.runtime.store.writer import Writer, fault
 
@@ -213,6 +214,8 @@ class SqliteStore(Questions):
             db = self._ready(
                 db, _size(self.path) <= (_CHECKED_AFTER_KILL_BYTES if was_killed else _CHECKED_BYTES)
             )
+            for statement in ACCEPTANCE:
+                db.execute(statement)
             self._unchecked = was_killed and _size(self.path) > _CHECKED_AFTER_KILL_BYTES
             self._claims = Claims()
             self._claims.lost = calls.recover(db)
@@ -241,6 +244,7 @@ class SqliteStore(Questions):
 
     def _ready(self, db: SqliteDatabase, checked: bool) -> SqliteDatabase:
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        db.execute("PRAGMA temp_store = MEMORY")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")

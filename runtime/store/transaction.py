@@ -3,8 +3,9 @@
 Imports the floor and its own room. Nearly all lists hold only accepted invocations and ends of attempts.
 Those are checked against the claims in memory, gathered over callers, and written by a few statements of many
 rows each: Python's `sqlite3` gives up the interpreter lock at every step of a statement, and may wait
-milliseconds for it beside a busy event loop, so what counts is the number of statements, not of rows. All
-other lists run one by one, each inside a savepoint.
+milliseconds for it beside a busy event loop, so what counts is the number of statements, not of rows. A few
+acceptances and nothing else, which is what a caller who waits for each brings, are one statement that is its
+own transaction. All other lists run one by one, each inside a savepoint.
 """
 
 import sqlite3
@@ -12,13 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from headrace.runtime.errors import Duplicate
+from headrace.runtime.fault import reach
 from headrace.runtime.model.invocation import Claim, Invocation, Status
 from headrace.runtime.model.write import Applied, ChunkDone, MarkRunning, Put, Retry, Settle, Write
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import SqliteDatabase
 from headrace.runtime.store.recording import PLAIN, USUAL, Answer, Recording, Refused, lease_lost, usual
 from headrace.runtime.store.rows import INVOCATION, invocation_row, text_of
-from headrace.runtime.store.tally import ACCEPTED, Tally, add_to_books
+from headrace.runtime.store.tally import ACCEPTED, BOOK_NAMES, Tally, add_to_books
 
 _SUCCEEDED, _DEAD, _CANCELLED = Status.SUCCEEDED, Status.DEAD, Status.CANCELLED
 _ENDED = (_SUCCEEDED, _DEAD, _CANCELLED)
@@ -61,11 +63,32 @@ _PUT_PLAIN_BY_SIZE = _statements(
 _PUT_BY_SIZE = _statements(_PUT, f"({', '.join('?' * 17)}, 0)")
 _SETTLE_PLAIN_BY_SIZE = _statements(_SETTLE_PLAIN, "(?, ?, ?, ?, ?, ?)")
 
+_ALONE_MAX = 16
+"""Acceptances that are written with their books by one statement; for more, books apart cost less."""
+
+_ACCEPT_ALONE = tuple(
+    "INSERT INTO acceptance (id, function, flow, payload, accepted_at, due_at, expires_at, priority)"
+    f" VALUES {', '.join(['(?, ?, ?, ?, ?, ?, ?, ?)'] * rows)}"
+    for rows in range(1, _ALONE_MAX + 1)
+)
+
+ACCEPTANCE = (
+    "CREATE TEMP VIEW acceptance AS SELECT id, function, flow, payload, accepted_at, due_at, expires_at,"
+    " priority FROM invocation",
+    "CREATE TEMP TRIGGER accept INSTEAD OF INSERT ON acceptance BEGIN"
+    " INSERT INTO invocation (id, function, flow, payload, accepted_at, due_at, expires_at, priority, status,"
+    " attempts) VALUES (NEW.id, NEW.function, NEW.flow, NEW.payload, NEW.accepted_at, NEW.due_at,"
+    " NEW.expires_at, NEW.priority, 0, 0);"
+    f" INSERT INTO counter (function, shard, {', '.join(BOOK_NAMES)})"
+    f" VALUES (NEW.function, 0, 1{', 0' * (len(BOOK_NAMES) - 1)})"
+    " ON CONFLICT (function, shard) DO UPDATE SET accepted = counter.accepted + 1;"
+    " END",
+)
+"""What a connection needs before its first transaction: the view into which a few acceptances are written."""
+
 
 class Transaction:
-    """The lists of one commit: `run`, `close`, then the caller commits; on any error it rolls back and
-    `undo`es.
-    """
+    """The lists of one commit: `run`, then `commit`; on any error the caller rolls back and `undo`es."""
 
     def __init__(
         self,
@@ -86,11 +109,12 @@ class Transaction:
         self._settles_plain: list[Any] = []
         self._settles: list[tuple[Any, ...]] = []
         self._chunks: list[tuple[list[Applied], int, ChunkDone]] = []
+        self._begun = False
 
     # ---- lists ----
 
     def run(self, lists: Iterable[tuple[Sequence[Write], float]], *, carefully: bool) -> list[Answer]:
-        """Write every list; one answer each, in order.
+        """Check every list, and write what cannot wait for `commit`; one answer each, in order.
 
         `carefully` gives each list a savepoint of its own. Without it an error that is one list's fault
         reaches the caller, who rolls back and runs all of them carefully.
@@ -102,17 +126,30 @@ class Transaction:
                 answers.append(self._apart(writes, now))
             else:
                 answers.append(self._together(writes, now))
-        self.flush()
         return answers
 
-    def close(self) -> None:
-        """Record the books."""
-        add_to_books(self.db, self.tally, 0)
+    def commit(self) -> None:
+        """Write the rest and the books, and make all of it durable."""
+        if not self._begun and self._is_acceptance_alone():
+            reach("commit.before")
+            rows = self._puts_plain
+            self.db.execute(_ACCEPT_ALONE[len(rows) // 8 - 1], rows)
+        else:
+            self.flush()
+            add_to_books(self.db, self.tally, 0)
+            reach("commit.before")
+            self.db.execute("COMMIT")
+        reach("commit.after")
+
+    def _is_acceptance_alone(self) -> bool:
+        puts, *others = self._lengths()
+        return 0 < puts <= 8 * _ALONE_MAX and not any(others)
 
     def undo(self) -> None:
         """Forget everything; the database has been rolled back."""
         self.claims.undo_to(0)
         self.tally = Tally()
+        self._begun = False
         self._truncate((0, 0, 0, 0, 0, 0, 0))
 
     def _together(self, writes: Sequence[Write], now: float) -> list[Applied]:
@@ -291,6 +328,9 @@ class Transaction:
 
     def flush(self) -> None:
         """Write the gathered rows: first what accepts, last what ends, since that is how they may depend."""
+        if not self._begun:
+            self.db.execute("BEGIN IMMEDIATE")
+            self._begun = True
         if self._puts_plain:
             self._many(_PUT_PLAIN_BY_SIZE, self._puts_plain, 8)
             self._puts_plain = []

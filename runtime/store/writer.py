@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import DataDamaged, HeadraceError, ReadOnlyStorage, StorageFull, StoreUnavailable
-from headrace.runtime.fault import reach
 from headrace.runtime.model.write import Applied, ChunkDone, Write
 from headrace.runtime.store.claims import Claims
 from headrace.runtime.store.database import SqliteDatabase
@@ -40,7 +39,7 @@ class Writer(GroupCommit[Call]):
         cold: Callable[[Recording, Write, float], Applied],
         gather: Callable[[Recording, ChunkDone], Applied],
     ) -> None:
-        super().__init__()
+        super().__init__(clock.monotonic)
         self._db = db
         self._path = path
         self._claims = claims
@@ -81,12 +80,8 @@ class Writer(GroupCommit[Call]):
         transaction = Transaction(self._db, self._claims, self._cold, self._gather)
         while True:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
                 answers = transaction.run(lists, carefully=carefully)
-                transaction.close()
-                reach("commit.before")
-                self._db.execute("COMMIT")
-                reach("commit.after")
+                transaction.commit()
             except Exception as error:
                 self._back_out(transaction)
                 if not carefully and not _database_fault(error):

@@ -14,7 +14,7 @@ from headrace.runtime.errors import StorageFull, Throttled
 from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.testing import ManualClock
 from headrace.triggers.upload import Upload
-from headrace.triggers.upload import source as source_module
+from headrace.triggers.upload import folder as folder_module
 from headrace.triggers.upload.observer import ObserverWatch
 from headrace.triggers.upload.source import UploadSource
 
@@ -528,7 +528,7 @@ async def test_what_an_overflow_of_the_kernels_queue_lost_is_found_at_once(
 async def test_without_knowledge_of_closes_a_file_fires_once_it_has_been_quiet(
     inbox: Path, engine: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "watch_folder", ObserverWatch)
+    monkeypatch.setattr(folder_module, "watch_folder", ObserverWatch)
     source = Upload("inbox").source(engine.context())
     await source.start()
     try:

@@ -142,9 +142,9 @@ class Upload:
 
     def source(self, context: TriggerContext) -> Source:
         # Whoever declares a trigger, a worker for instance, needs no watcher.
-        from headrace.triggers.upload.source import UploadSource
+        from headrace.triggers.upload.open import open_source
 
-        return UploadSource(self, context)
+        return open_source(self, context)
 
     def routes(self) -> Sequence[Route]:
         return ()

@@ -69,7 +69,7 @@ class Writer(GroupCommit[_Call]):
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        super().__init__()
+        super().__init__(clock.monotonic)
         self._db: PostgresDatabase = db
         self._url = url
         self._where = where

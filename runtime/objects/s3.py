@@ -1,0 +1,321 @@
+"""S3Store: the buckets of MinIO, AWS or any other server that speaks S3.
+
+Imports the floor and this room. What one would get wrong:
+
+- An ETag belongs to contents, not to writes: putting the same bytes again gives the same ETag.
+- Only Amazon's keys are any text. Servers over file systems refuse an empty, `.` or `..` segment, or take it for
+  another key, so here such a put or deletion raises InvalidKey. A server's own rules come on top: for MinIO a
+  segment has at most 255 bytes. A key that cannot be put is read as absent.
+- A put is followed by a HEAD, because the answer to a put names no time.
+"""
+
+import builtins
+import functools
+import io
+import itertools
+import mimetypes
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from headrace.runtime.clock import Clock
+from headrace.runtime.errors import (
+    InvalidBucketName,
+    InvalidKey,
+    NoSuchBucket,
+    NoSuchObject,
+    PreconditionFailed,
+)
+from headrace.runtime.objects.folder_file import check_content_type
+from headrace.runtime.objects.key import (
+    KEY_BYTES_MAX,
+    RESERVED_PREFIX,
+    SYSTEM_BUCKET,
+    check_bucket,
+    check_key,
+)
+from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, ObjectInfo
+from headrace.runtime.objects.s3_connection import RETRIES, Answer, S3Connection
+from headrace.runtime.objects.s3_endpoint import S3Endpoint
+from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page
+from headrace.runtime.objects.s3_reader import S3Reader
+from headrace.runtime.objects.s3_refusal import raise_refusal
+from headrace.runtime.objects.s3_signature import Credentials
+from headrace.runtime.objects.s3_upload import S3Upload, check_conditions_heeded
+
+WHOLE_PUT_BYTES_MAX = 64 << 20
+_PIECE_BYTES = 1 << 20
+_READ_BUFFER_BYTES = 256 << 10
+_PAGE_MAX = 1_000
+_PROBE_KEY = RESERVED_PREFIX + "conditional-write-probe"
+_ETAG = re.compile(r"[\x21\x23-\x7e]+")
+
+
+class S3Store:
+    """An ObjectStore on an S3 server.
+
+    Args:
+        retries: how often a request that was not answered is tried again.
+
+    Making one sends nothing.
+    """
+
+    def __init__(
+        self, endpoint: S3Endpoint, credentials: Credentials, *, clock: Clock, retries: int = RETRIES
+    ) -> None:
+        self.connection = S3Connection(endpoint, credentials, clock=clock, retries=retries)
+        self._conditions_heeded = False
+
+    def buckets(self) -> builtins.list[str]:
+        answer = self.connection.request("GET", "/")
+        if not answer.ok:
+            raise_refusal(self.connection, "", None, answer)
+        return sorted(
+            name for name in parse_buckets(answer.data) if name != SYSTEM_BUCKET and _is_bucket_name(name)
+        )
+
+    def make_bucket(self, name: str) -> None:
+        check_bucket(name)
+        # Asking first lets a node work whose credentials may use the bucket and may not make one.
+        if self.connection.request("HEAD", f"/{name}").ok:
+            return
+        region = self.connection.endpoint.region
+        body = (
+            b""
+            if region == "us-east-1"
+            else (
+                "<CreateBucketConfiguration>"
+                f"<LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+            ).encode()
+        )
+        answer = self.connection.request("PUT", f"/{name}", body=body)
+        if not answer.ok and answer.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            raise_refusal(self.connection, name, None, answer)
+
+    def remove_bucket(self, name: str) -> None:
+        check_bucket(name)
+        answer = self.connection.request("DELETE", f"/{name}")
+        if not answer.ok and not (answer.retried and answer.code == "NoSuchBucket"):
+            raise_refusal(self.connection, name, None, answer)
+
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        answer = self.connection.request("HEAD", _path(bucket, key), query=_version(version_id))
+        if not answer.ok:
+            raise_refusal(self.connection, bucket, key, answer)
+        size = int(answer.headers.get("content-length", "0"))
+        return from_headers(bucket, key, answer.headers, size=size)
+
+    def open(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        version_id: str | None = None,
+    ) -> BinaryIO:
+        reader = self._reader(bucket, key, start, end, if_match, version_id)
+        return io.BytesIO() if reader is None else io.BufferedReader(reader, _READ_BUFFER_BYTES)
+
+    def get(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+        reader = self._reader(bucket, key, 0, None, None, version_id)
+        if reader is None:
+            return b""
+        with reader:
+            return reader.readall()
+
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        data: bytes | BinaryIO | Iterable[bytes],
+        *,
+        content_type: str | None = None,
+        if_none_match: bool = False,
+        if_match: str | None = None,
+    ) -> ObjectInfo:
+        upload = self.writer(
+            bucket, key, content_type=content_type, if_none_match=if_none_match, if_match=if_match
+        )
+        if isinstance(data, bytes) and len(data) <= WHOLE_PUT_BYTES_MAX:
+            return upload.put_whole(data)
+        with upload:
+            for piece in _pieces(data):
+                upload.write(piece)
+        return upload.info
+
+    def writer(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        content_type: str | None = None,
+        if_none_match: bool = False,
+        if_match: str | None = None,
+    ) -> S3Upload:
+        if if_none_match and if_match is not None:
+            raise ValueError("if_none_match and if_match exclude each other")
+        check_bucket(bucket)
+        self._check_key(key)
+        if if_match is not None and not _ETAG.fullmatch(if_match):
+            raise PreconditionFailed(bucket, key, if_match, self._etag_now(bucket, key))
+        if (if_none_match or if_match is not None) and not self._conditions_heeded:
+            if not self.connection.request("HEAD", f"/{bucket}").ok:
+                raise NoSuchBucket(bucket)
+            check_conditions_heeded(self.connection, bucket, _PROBE_KEY)
+            self._conditions_heeded = True
+        return S3Upload(
+            self.connection,
+            bucket,
+            key,
+            content_type=check_content_type(content_type) or _guessed_type(key),
+            if_none_match=if_none_match,
+            if_match=if_match,
+        )
+
+    def delete(self, bucket: str, key: str) -> None:
+        path = _path(bucket, key)
+        self._check_key(key)
+        answer = self.connection.request("DELETE", path)
+        if not answer.ok:
+            try:
+                raise_refusal(self.connection, bucket, key, answer)
+            except NoSuchObject:
+                return
+
+    def list(
+        self, bucket: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> builtins.list[ObjectInfo]:
+        if not 1 <= limit <= LIST_LIMIT_MAX:
+            raise ValueError(f"limit must be 1 to {LIST_LIMIT_MAX}, not {limit}")
+        return builtins.list(itertools.islice(self._walk(bucket, prefix, after, page=limit), limit))
+
+    def iterate(self, bucket: str, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        return self._walk(bucket, prefix, after, page=_PAGE_MAX)
+
+    def _walk(self, bucket: str, prefix: str, after: str, *, page: int) -> Iterator[ObjectInfo]:
+        check_bucket(bucket)
+        if prefix:
+            check_key(prefix[:KEY_BYTES_MAX])
+        if len(prefix.encode("utf-8", "replace")) > KEY_BYTES_MAX:
+            self._bucket_must_exist(bucket)
+            return
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix, "max-keys": str(min(page, _PAGE_MAX))}
+        if after:
+            query["start-after"] = after
+        while True:
+            answer = self.connection.request("GET", f"/{bucket}", query=query)
+            if not answer.ok:
+                raise_refusal(self.connection, bucket, None, answer)
+            found = parse_page(bucket, answer.data)
+            yield from found.objects
+            if found.more is None:
+                return
+            query.pop("start-after", None)
+            query["continuation-token"] = found.more
+
+    def _reader(
+        self,
+        bucket: str,
+        key: str,
+        start: int,
+        end: int | None,
+        if_match: str | None,
+        version_id: str | None,
+    ) -> S3Reader | None:
+        """A reader of the range; None when no byte is in it."""
+        if start < 0 or (end is not None and end < start):
+            raise ValueError(f"no byte range: start {start}, end {end}")
+        path, query, headers = _path(bucket, key), _version(version_id), {}
+        if start or end is not None:
+            headers["range"] = f"bytes={start}-" + ("" if end is None else str(end - 1))
+        if if_match is not None and _ETAG.fullmatch(if_match):
+            headers["if-match"] = f'"{if_match}"'
+        answer: Answer | None = None
+        if end != start and ("if-match" in headers or if_match is None):
+            answer = self.connection.open(path, query=query, headers=headers)
+        if answer is None or answer.stream is None:
+            if answer is not None and answer.status not in (412, 416):
+                raise_refusal(self.connection, bucket, key, answer)
+            # A range without bytes cannot be asked for, and an answer to one tells nothing of the state.
+            found = self.head(bucket, key, version_id=version_id)
+            if if_match is not None and if_match != found.etag:
+                raise PreconditionFailed(bucket, key, if_match, found.etag)
+            if answer is not None and answer.status == 412:
+                raise PreconditionFailed(bucket, key, if_match, found.etag)
+            return None
+        left = int(answer.headers["content-length"])
+        if headers.get("range") and answer.status != 206:
+            # The server knows no ranges: pass over what was not asked for.
+            left = max(0, min(left, left if end is None else end) - start)
+            _pass_over(answer, start)
+        return S3Reader(
+            self.connection, answer, bucket=bucket, key=key, query=query, start=start, left=left
+        )
+
+    def _check_key(self, key: str) -> None:
+        check_key(key)
+        if self.connection.endpoint.aws:
+            return
+        if "\0" in key:
+            raise InvalidKey(key, "no S3 server but Amazon's takes a null character")
+        *parents, last = key.split("/")
+        if any(segment in ("", ".", "..") for segment in parents) or last in (".", ".."):
+            why = "S3 servers other than Amazon's take an empty, `.` or `..` segment for another key"
+            raise InvalidKey(key, why)
+
+    def _etag_now(self, bucket: str, key: str) -> str | None:
+        try:
+            return self.head(bucket, key).etag
+        except NoSuchObject:
+            return None
+
+    def _bucket_must_exist(self, bucket: str) -> None:
+        answer = self.connection.request("HEAD", f"/{bucket}")
+        if not answer.ok:
+            raise_refusal(self.connection, bucket, None, answer)
+
+
+def _path(bucket: str, key: str) -> str:
+    check_bucket(bucket)
+    check_key(key)
+    return f"/{bucket}/{key}"
+
+
+def _version(version_id: str | None) -> dict[str, str]:
+    return {} if version_id is None else {"versionId": version_id}
+
+
+def _pass_over(answer: Answer, count: int) -> None:
+    assert answer.stream is not None
+    while count:
+        piece = answer.stream.read(min(count, _PIECE_BYTES), decode_content=False)
+        if not piece:
+            return
+        count -= len(piece)
+
+
+def _pieces(data: bytes | BinaryIO | Iterable[bytes]) -> Iterable[bytes]:
+    if isinstance(data, bytes):
+        return (data,)
+    read = getattr(data, "read", None)
+    return data if read is None else iter(lambda: read(_PIECE_BYTES), b"")
+
+
+@functools.cache
+def _types() -> dict[str, str]:
+    return dict(mimetypes.MimeTypes().types_map[True])
+
+
+def _guessed_type(key: str) -> str | None:
+    return _types().get(os.path.splitext(key)[1].lower())
+
+
+def _is_bucket_name(name: str) -> bool:
+    try:
+        check_bucket(name)
+    except InvalidBucketName:
+        return False
+    return True
