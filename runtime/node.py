@@ -112,6 +112,7 @@ class Node:
         self._holder: Holder | None = None
         self._server: Any = None
         self._served: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._logs_dirty = False
         self._announced = False
         self._joined = False
@@ -261,6 +262,8 @@ class Node:
             self._server.should_exit = True
             await self._served
             self._server = None
+            if self._watching is not None:
+                self._watching.cancel()
         if self._store is not None:
             if self._announced:  # a node that was refused the data must not take back another's word
                 with contextlib.suppress(OSError):  # gone already, or a disk that may only be read by now
@@ -564,6 +567,11 @@ class Node:
     def _serve(self, listener: socket.socket) -> None:
         import uvicorn
 
+        from headrace.runtime.api.connection import Front
+
+        front = Front(self.application, clock=self.clock, report=self._report)
+        # What uvicorn asks for is a class, and what it does with it is to call it.
+        protocol: Any = front.protocol
         config = uvicorn.Config(
             self.application,
             log_config=None,
@@ -573,10 +581,10 @@ class Node:
             proxy_headers=False,
             timeout_graceful_shutdown=5,
             loop="none",
-            http="httptools",
+            http=protocol,
             ws="none",
-            h11_max_incomplete_event_size=65536,
         )
+        self._watching = asyncio.get_running_loop().create_task(front.run())
         self._server = _Server(config)
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
 

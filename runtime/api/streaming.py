@@ -37,6 +37,7 @@ async def send_stream(
     try:
         async with asyncio.timeout(limits.stream_idle_s):
             await reply({"type": "http.response.start", "status": reading.status, "headers": headers})
+            await reply({"type": "http.response.body", "body": b"", "more_body": True})  # the head leaves now
         if scope["method"] == "HEAD":
             reading.abandon()
         wait_s = limits.keep_alive_s if reading.events else None
