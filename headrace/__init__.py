@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from headrace.runtime.jobs.chunk import Chunk
     from headrace.runtime.jobs.reduce import all_results
     from headrace.runtime.jobs.split import Csv, Items, JsonLines, Lines
-    from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+    from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
+    from headrace.runtime.model.form import FormFile
     from headrace.runtime.model.policy import RetryPolicy
+    from headrace.runtime.model.route import Cors
     from headrace.runtime.model.stream import Sse, Stream
     from headrace.runtime.pool.context import Context
-    from headrace.triggers.http import Http
+    from headrace.triggers.http import Http, Webhook
     from headrace.triggers.schedule import Schedule
     from headrace.triggers.upload import Upload
+    from headrace.triggers.uploadset import Count, Manifest, Marker, Quiet, UploadSet
 
     __version__: str
 
@@ -31,14 +34,20 @@ __all__ = [
     "Chunk",
     "Client",
     "Context",
+    "Cors",
+    "Count",
     "Csv",
     "Event",
+    "FormFile",
     "HeadraceError",
     "Http",
     "HttpEvent",
     "Items",
     "JsonLines",
     "Lines",
+    "Manifest",
+    "Marker",
+    "Quiet",
     "RetryAfter",
     "RetryPolicy",
     "Schedule",
@@ -47,6 +56,9 @@ __all__ = [
     "Stream",
     "Upload",
     "UploadEvent",
+    "UploadSet",
+    "UploadSetEvent",
+    "Webhook",
     "__version__",
     "all_results",
 ]
@@ -57,14 +69,20 @@ _HOMES = {
     "Chunk": "headrace.runtime.jobs.chunk",
     "Client": "headrace.runtime.client",
     "Context": "headrace.runtime.pool.context",
+    "Cors": "headrace.runtime.model.route",
+    "Count": "headrace.triggers.uploadset",
     "Csv": "headrace.runtime.jobs.split",
     "Event": "headrace.runtime.model.event",
+    "FormFile": "headrace.runtime.model.form",
     "HeadraceError": "headrace.runtime.errors",
     "Http": "headrace.triggers.http",
     "HttpEvent": "headrace.runtime.model.event",
     "Items": "headrace.runtime.jobs.split",
     "JsonLines": "headrace.runtime.jobs.split",
     "Lines": "headrace.runtime.jobs.split",
+    "Manifest": "headrace.triggers.uploadset",
+    "Marker": "headrace.triggers.uploadset",
+    "Quiet": "headrace.triggers.uploadset",
     "RetryAfter": "headrace.runtime.errors",
     "RetryPolicy": "headrace.runtime.model.policy",
     "Schedule": "headrace.triggers.schedule",
@@ -73,6 +91,9 @@ _HOMES = {
     "Stream": "headrace.runtime.model.stream",
     "Upload": "headrace.triggers.upload",
     "UploadEvent": "headrace.runtime.model.event",
+    "UploadSet": "headrace.triggers.uploadset",
+    "UploadSetEvent": "headrace.runtime.model.event",
+    "Webhook": "headrace.triggers.http",
     "all_results": "headrace.runtime.jobs.reduce",
 }
 

@@ -16,6 +16,7 @@ from headrace.runtime.binding import Entry, Signature
 from headrace.runtime.errors import HeadraceError, InvalidFunction
 from headrace.runtime.model.destination import bucket_and_prefix, check_webhook, kind_of
 from headrace.runtime.model.policy import RetryPolicy
+from headrace.runtime.model.route import Cors
 from headrace.runtime.model.size import read_duration, read_size
 from headrace.runtime.model.spec import (
     DEFAULT_IDEMPOTENCY_TTL_S,
@@ -54,11 +55,21 @@ class App:
     Args:
         name: letters, digits, `-` and `_`, beginning with a letter.
         start: `fork` or `spawn` to say how workers begin; None lets Headrace decide by what the code imports.
+        cors, key, max_body, etag: what holds for those of its `Http` routes that do not say otherwise.
 
     Raises: InvalidFunction for another name.
     """
 
-    def __init__(self, name: str, *, start: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        start: str | None = None,
+        cors: Cors | None = None,
+        key: bool | str | None = None,
+        max_body: int | str | None = None,
+        etag: bool | None = None,
+    ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidFunction(
                 f"App({name!r})",
@@ -69,6 +80,7 @@ class App:
             raise InvalidFunction(f"App({name!r})", f"start is {start!r}", 'Use "fork", "spawn" or None.')
         self.name = name
         self.start = start
+        self._http = {"cors": cors, "key": key, "max_body": max_body, "etag": etag}
         self.declared: dict[str, Declared] = {}
         self._pending: dict[int, tuple[Callable[..., Any], list[Trigger]]] = {}
 
@@ -89,10 +101,17 @@ class App:
         def attach(function: F) -> F:
             for name, declared in self.declared.items():
                 if declared.signature.function is function:
-                    added = TriggerSpec(kind=trigger.kind, fields=trigger.fields())
+                    fields = trigger.fields()
                     if trigger.kind == "http":
                         _check_path(declared, trigger)
-                    spec = msgspec.structs.replace(declared.spec, triggers=(added, *declared.spec.triggers))
+                        fields = trigger.under(self._http).fields()  # type: ignore[attr-defined]
+                    added = TriggerSpec(kind=trigger.kind, fields=fields)
+                    callbacks = declared.spec.callbacks or bool(
+                        trigger.kind == "http" and fields.get("callback")
+                    )
+                    spec = msgspec.structs.replace(
+                        declared.spec, triggers=(added, *declared.spec.triggers), callbacks=callbacks
+                    )
                     self.declared[name] = Declared(spec, declared.signature, declared.entry)
                     return function
             raise InvalidFunction(

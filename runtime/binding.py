@@ -14,14 +14,17 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from headrace.runtime.errors import InvalidEvent, InvalidFunction
-from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent
+from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
+from headrace.runtime.model.form import FORM_TYPES, InvalidForm, read_form
 
 Entry = Callable[[Any, Any], Any]
 _SIMPLE = (str, int, float, bool)
+_DEPTH_MAX = 20
 
 
 def is_http(payload: Any) -> bool:
@@ -39,6 +42,8 @@ def as_event(payload: Any) -> Any:
         return HttpEvent(payload)
     if payload.get("source") == "headrace.schedule":
         return ScheduleEvent(payload)
+    if payload.get("source") == "headrace.uploadset":
+        return UploadSetEvent(payload)
     return Event(payload)
 
 
@@ -155,7 +160,7 @@ class Signature:
         if self.whole is not None:
             whole = payload
             if is_http(payload) and not _is_event(self.types[self.whole]):
-                whole = _body(payload, wrong)
+                whole = _body(payload, wrong, self._lists(self.whole))
             if not wrong:
                 values[self.whole] = self._convert(self.whole, whole, (), wrong)
         elif self.bound:
@@ -168,16 +173,20 @@ class Signature:
                 elif name not in self.defaults:
                     wrong.append({"loc": name, "msg": "is missing"})
         if wrong:
-            raise InvalidEvent(self.name, wrong)
+            raise InvalidEvent(self.name, _placed(payload, wrong) if is_http(payload) else wrong)
         return values
 
     def _parts(self, payload: Any, wrong: list[dict[str, str]]) -> Mapping[str, Any]:
         if is_http(payload):
             found: dict[str, Any] = {}
             found.update(payload.get("queryStringParameters") or {})
+            lists = [name for name in found if name in self.types and self._is_list(name)]
+            if lists:  # the event joins what occurs several times by commas
+                pairs = parse_qsl(payload.get("rawQueryString") or "", keep_blank_values=True)
+                found.update({name: [value for key, value in pairs if key == name] for name in lists})
             found.update(payload.get("pathParameters") or {})
             if "body" in self.bound and payload.get("body") is not None:
-                found["body"] = _body(payload, wrong)
+                found["body"] = _body(payload, wrong, self._lists("body"))
             return found
         if isinstance(payload, dict):
             return payload
@@ -215,6 +224,37 @@ class Signature:
                 wrong.append({"loc": place or "event", "msg": item["msg"]})
             return None
 
+    def _schema(self, name: str) -> dict[str, Any]:
+        """The JSON Schema of a parameter, empty where there is none."""
+        schemas: dict[str, dict[str, Any]] = self.__dict__.setdefault("_schemas", {})
+        found = schemas.get(name)
+        if found is None:
+            annotation = self.types.get(name)
+            found = {}
+            if annotation is not None and annotation is not Any and not _is_event(annotation):
+                try:
+                    found = self._adapter(name).json_schema()
+                except Exception:  # a type that validates but has no schema may be anything
+                    found = {}
+            schemas[name] = found
+        return found
+
+    def _is_list(self, name: str) -> bool:
+        """Whether a parameter may be a list."""
+        schema = self._schema(name)
+        return _may_be_list(schema, schema.get("$defs", {}))
+
+    def _lists(self, name: str) -> frozenset[str]:
+        """The fields of a model, or of each of several, that are lists."""
+        schema = self._schema(name)
+        definitions = schema.get("$defs", {})
+        return frozenset(
+            field
+            for one in _alternatives(schema, definitions)
+            for field, item in one.get("properties", {}).items()
+            if _may_be_list(item, definitions)
+        )
+
     def _adapter(self, name: str) -> Any:
         adapters: dict[str, Any] = self.__dict__.setdefault("_adapters", {})
         adapter = adapters.get(name)
@@ -244,17 +284,20 @@ class Signature:
                 ) from error
 
     def describe(self, http_parameters: list[str] | None = None) -> dict[str, Any]:
-        """JSON Schemas by parameter, for documentation; with an empty schema where nothing is declared."""
+        """JSON Schemas by parameter, for documentation; with an empty schema where nothing is declared.
+
+        `whole` marks the parameter that gets the body as a whole, `event` one that gets the event.
+        """
         out: dict[str, Any] = {}
         for name in self.bound:
             annotation = self.types.get(name)
-            schema: dict[str, Any] = {}
-            if annotation is not None and annotation is not Any and not _is_event(annotation):
-                try:
-                    schema = self._adapter(name).json_schema()
-                except Exception:  # a type that validates but has no schema is documented as anything
-                    schema = {}
-            out[name] = {"schema": schema, "required": name not in self.defaults}
+            out[name] = {"schema": self._schema(name), "required": name not in self.defaults}
+            if annotation is not None and _is_event(annotation):
+                out[name]["event"] = True
+            elif name == self.whole:
+                out[name]["whole"] = True
+            if self.defaults.get(name) is not None and not hasattr(self.defaults[name], "model_dump"):
+                out[name]["default"] = self.defaults[name]
         return out
 
     def returns_schema(self) -> dict[str, Any] | None:
@@ -317,23 +360,63 @@ def _check_default(function: str, name: str, value: Any) -> None:
         ) from None
 
 
-def _body(payload: dict[str, Any], wrong: list[dict[str, str]]) -> Any:
+def _body(payload: dict[str, Any], wrong: list[dict[str, str]], lists: frozenset[str]) -> Any:
+    """What the body of an HTTP call says, by its content type; `lists` are the fields that are lists."""
     event = HttpEvent(payload)
-    kind = event.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    content_type = event.headers.get("content-type", "application/json")
+    kind = content_type.split(";")[0].strip().lower()
     if payload.get("body") is None:
         wrong.append({"loc": "body", "msg": "is missing"})
         return None
     if kind == "application/json" or kind.endswith("+json"):
         try:
             return msgspec.json.decode(event.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             wrong.append({"loc": "body", "msg": f"is not valid JSON: {error}"})
             return None
-    if kind == "application/x-www-form-urlencoded":
-        from urllib.parse import parse_qsl
+    if kind in FORM_TYPES:
+        try:
+            return read_form(event.body, content_type, lists=lists)
+        except InvalidForm as error:
+            wrong.append({"loc": "body", "msg": f"cannot be read: {error}"})
+            return None
+    if not kind.startswith("text/"):
+        return event.body
+    try:
+        return event.body.decode()
+    except UnicodeDecodeError:
+        wrong.append({"loc": "body", "msg": "is not UTF-8"})
+        return None
 
-        return dict(parse_qsl(event.body.decode("utf-8", "replace"), keep_blank_values=True))
-    return event.body.decode() if kind.startswith("text/") else event.body
+
+def _placed(payload: dict[str, Any], wrong: list[dict[str, str]]) -> list[dict[str, str]]:
+    """What is wrong with an HTTP call, with the part of the call that each was looked for in."""
+    path, query = payload.get("pathParameters") or {}, payload.get("queryStringParameters") or {}
+    for item in wrong:
+        name = item["loc"].partition(".")[0]
+        item["in"] = "path" if name in path else "query" if name in query else "body"
+        if item["msg"] == "is missing" and name != "body":
+            item["in"] = "query"
+    return wrong
+
+
+def _alternatives(
+    schema: dict[str, Any], definitions: dict[str, Any], depth: int = 0
+) -> list[dict[str, Any]]:
+    """The schemas that a value may have, references followed."""
+    if depth > _DEPTH_MAX:
+        return []
+    if "$ref" in schema:
+        target = definitions.get(str(schema["$ref"]).rpartition("/")[2], {})
+        return _alternatives(target, definitions, depth + 1)
+    several = [one for key in ("anyOf", "oneOf", "allOf") for one in schema.get(key, ())]
+    if several:
+        return [found for one in several for found in _alternatives(one, definitions, depth + 1)]
+    return [schema]
+
+
+def _may_be_list(schema: dict[str, Any], definitions: dict[str, Any]) -> bool:
+    return any(one.get("type") == "array" for one in _alternatives(schema, definitions))
 
 
 def _kind(value: Any) -> str:

@@ -2,11 +2,13 @@
 
     HeadraceError
     ├── Invalid            the caller fixes the call (400 to 422)
-    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, InvalidEvent, TargetTooLong, HeadersTooLarge
+    │   ├── BadRequest, InvalidPayload, PayloadTooLarge, UnsupportedMediaType, InvalidEvent
+    │   ├── InvalidCallback, TargetTooLong, HeadersTooLarge
     │   ├── InvalidKey, InvalidBucketName, InvalidObjectUrl
-    │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, UnknownSubject, UnknownVersion,
-    │   │                  NoSuchBucket, NoSuchObject
-    │   ├── Conflict       PreconditionFailed, IdempotencyMismatch, InProgress, WrongState
+    │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, UnknownSubject, UnknownSchedule,
+    │   │                  UnknownBackfill, UnknownVersion, NoSuchBucket, NoSuchObject
+    │   ├── Conflict       PreconditionFailed, IdempotencyMismatch, InProgress, WrongState, AlreadyFired,
+    │   │                  Overlapping
     │   ├── Unauthorized, Forbidden
     │   └── InvalidSettings, InvalidFunction, LoadFailed
     ├── Retryable          the caller tries again later (429, 503, 507)
@@ -107,6 +109,32 @@ class HeadersTooLarge(Invalid):
 
     def __str__(self) -> str:
         return f"the headers of a request may take {self.args[0]:,} bytes"
+
+
+class UnsupportedMediaType(Invalid):
+    """A body of a form that is not taken: (what it is, what is taken)."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+    def __init__(self, what: str, taken: str) -> None:
+        super().__init__(what, taken)
+        self.hint = f"Send {taken}."
+
+    def __str__(self) -> str:
+        return f"a body of {self.args[0]} is not taken"
+
+
+class InvalidCallback(Invalid):
+    """A URL that is not called back: (why)."""
+
+    code = "invalid_callback"
+    http_status = 422
+    final = True
+    hint = "Name an https:// URL that is reached from the public network."
+
+    def __str__(self) -> str:
+        return f"the callback URL cannot be used: {self.args[0]}"
 
 
 class InvalidEvent(Invalid):
@@ -214,6 +242,33 @@ class UnknownSubject(Unknown):
         return f"{what} named {self.args[0]!r}"
 
 
+class UnknownSchedule(Unknown):
+    """A name stands for no schedule: (name, schedules that it may mean)."""
+
+    code = "unknown_schedule"
+
+    def __init__(self, name: str, candidates: Sequence[str] = ()) -> None:
+        super().__init__(name, tuple(candidates))
+        self.hint = (
+            f"Give one of these in full: {', '.join(candidates)}."
+            if candidates
+            else "`headrace schedule list` shows those that there are."
+        )
+
+    def __str__(self) -> str:
+        return f"{'several schedules are' if self.args[1] else 'no schedule is'} named {self.args[0]!r}"
+
+
+class UnknownBackfill(Unknown):
+    """No backfill of that id is kept: (id)."""
+
+    code = "unknown_backfill"
+    hint = "`headrace schedule backfills` shows those that are kept."
+
+    def __str__(self) -> str:
+        return f"there is no backfill {self.args[0]!r}"
+
+
 class UnknownVersion(Unknown):
     """The code of a version is not kept: (version, why)."""
 
@@ -299,6 +354,30 @@ class WrongState(Conflict):
 
     def __str__(self) -> str:
         return f"{self.args[0]} is {self.args[1]} and cannot {self.args[2]}"
+
+
+class AlreadyFired(Conflict):
+    """A schedule has fired for that instant, or it is not remembered whether it has: (schedule, instant)."""
+
+    code = "already_fired"
+    hint = "To fire it once more, ask for it again: --again."
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} has fired for {self.args[1]}, or that is not remembered any more"
+
+
+class Overlapping(Conflict):
+    """What a schedule fired before has not ended: (schedule, ids of invocations or jobs)."""
+
+    code = "overlapping"
+    hint = "It is tried again when they have ended."
+
+    def __init__(self, schedule: str, ids: Sequence[str]) -> None:
+        super().__init__(schedule, tuple(ids))
+        self.ids: tuple[str, ...] = tuple(ids)
+
+    def __str__(self) -> str:
+        return f"what {self.args[0]} fired before has not ended: {', '.join(self.ids) or 'one that waits'}"
 
 
 class Unauthorized(Invalid):

@@ -42,6 +42,8 @@ POINTS = (
     "cursor.after",
     "ledger.before",  # an upload's event with its row of the ledger
     "ledger.after",
+    "set.before",  # a set's event with what is remembered of the set
+    "set.after",
     "fire.before",  # a schedule's event with the instant that it is for
     "fire.after",
 )

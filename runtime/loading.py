@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,11 +21,14 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.app import App
+from headrace.runtime.binding import Signature
 from headrace.runtime.code import SKIPPED_FOLDERS, CodeRequest, find_module, is_path
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.model.destination import DELIVER, deliver_spec, kind_of
 from headrace.runtime.model.policy import RetryPolicy
-from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
+from headrace.runtime.model.spec import VALIDATE, FunctionSpec, LoadError, Manifest
+
+VALIDATE_S = 5.0
 
 
 class Loaded:
@@ -59,6 +62,21 @@ def load(argument: bytes) -> Loaded:
         for file in _files(path, errors):
             apps.extend(_import(file, errors))
     _digest_environment(digest)
+    return assemble(apps, version=digest.hexdigest()[:16], defaults=wanted.defaults, errors=errors)
+
+
+def assemble(
+    apps: Iterable[tuple[App, str]],
+    *,
+    version: str,
+    defaults: Mapping[str, Any],
+    errors: Sequence[LoadError] = (),
+) -> Loaded:
+    """What these apps declare together, each given with its file; what is wrong is added to `errors`.
+
+    `defaults` stand in for settings that a function leaves open.
+    """
+    found = list(errors)
     specs: dict[str, FunctionSpec] = {}
     entries: dict[str, Callable[[Any, Any], Any]] = {}
     unique: dict[int, tuple[App, str]] = {}
@@ -69,7 +87,7 @@ def load(argument: bytes) -> Loaded:
             spec = declared.spec
             if name in specs:
                 other = specs[name]
-                errors.append(
+                found.append(
                     LoadError(
                         file=spec.file or file,
                         line=spec.line,
@@ -78,16 +96,19 @@ def load(argument: bytes) -> Loaded:
                     )
                 )
                 continue
-            specs[name] = _with_defaults(spec, wanted.defaults)
+            specs[name] = _with_defaults(spec, defaults)
             entries[name] = declared.entry
-    specs = _check_destinations(specs, errors)
-    _add_builtin(specs, entries)
-    starts = {app.start for app, _ in apps if app.start}
+    specs = _check_destinations(specs, found)
+    signatures = {
+        name: declared.signature for app, _ in unique.values() for name, declared in app.declared.items()
+    }
+    _add_builtin(specs, entries, signatures)
+    starts = {app.start for app, _ in unique.values() if app.start}
     return Loaded(
         Manifest(
-            version=digest.hexdigest()[:16],
+            version=version,
             functions=tuple(specs.values()),
-            errors=tuple(errors),
+            errors=tuple(found),
             start="spawn" if "spawn" in starts else "fork",
             why="an app asks for it" if "spawn" in starts else "",
         ),
@@ -256,9 +277,14 @@ def _check_destinations(specs: dict[str, FunctionSpec], errors: list[LoadError])
     return out
 
 
-def _add_builtin(specs: dict[str, FunctionSpec], entries: dict[str, Callable[[Any, Any], Any]]) -> None:
+def _add_builtin(
+    specs: dict[str, FunctionSpec],
+    entries: dict[str, Callable[[Any, Any], Any]],
+    signatures: Mapping[str, Signature],
+) -> None:
     """`headrace.call` runs a function that a caller with the `code` scope sent by cloudpickle;
-    `headrace.deliver` takes the records of ended invocations to their buckets and webhooks.
+    `headrace.deliver` takes the records of ended invocations to their buckets and webhooks;
+    `headrace.validate` compares an event with a function's types without calling it.
     """
     name = "headrace.call"
     specs[name] = FunctionSpec(
@@ -280,6 +306,21 @@ def _add_builtin(specs: dict[str, FunctionSpec], entries: dict[str, Callable[[An
         return deliver(event, context, declared)
 
     entries[DELIVER] = deliver
+    specs[VALIDATE] = FunctionSpec(
+        name=VALIDATE,
+        module="headrace",
+        file="",
+        line=0,
+        doc="Compare an event with a function's types.",
+        timeout_s=VALIDATE_S,
+    )
+
+    def validate(event: Any, context: Any) -> None:
+        signature = signatures.get(event["function"])
+        if signature is not None:
+            signature.arguments(event["event"], context)
+
+    entries[VALIDATE] = validate
 
 
 def _digest_environment(digest: Any) -> None:

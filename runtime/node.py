@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from headrace.runtime.api.tickets import Tickets, shared_secret
 from headrace.runtime.clock import Clock, SteadyClock, SystemClock, machine_elapsed
 from headrace.runtime.errors import (
     HeadraceError,
@@ -30,27 +31,31 @@ from headrace.runtime.errors import (
     StorageFull,
 )
 from headrace.runtime.fault import problem as fault_problem
+from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.attempt import Report
-from headrace.runtime.model.ids import Ids, show_id
+from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
-from headrace.runtime.model.write import Write
+from headrace.runtime.model.write import Deployed
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
-from headrace.runtime.objects.url import open_store, parse_object_url
+from headrace.runtime.objects.url import credentials_for, open_store, parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
-from headrace.runtime.pool.protocol import PoolEvents
+from headrace.runtime.pool.protocol import Pool, PoolEvents
 from headrace.runtime.pool.reading import Reading
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
+from headrace.runtime.queue.outbound import Callbacks
 from headrace.runtime.settings import Settings
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.store.survey import Survey
+from headrace.runtime.timetable.backfills import Backfills
+from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
 from headrace.runtime.versions import Versions
 
@@ -70,6 +75,23 @@ CLIENT = "headrace.runtime.client:worker_client"
 _log = structlog.get_logger("headrace")
 
 
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is made of where that is not what its settings name; None leaves it to them.
+
+    `clock_look_s` is how often a schedule looks whether the wall clock was changed. Of code that a `pool` of
+    the caller's runs no snapshot is kept.
+    """
+
+    store: Callable[[Clock], Store] | None = None
+    objects: ObjectStore | None = None
+    pool: Callable[[PoolEvents, Clock], Pool] | None = None
+    threads: Executor | None = None
+    clock_look_s: float | None = None
+
+
+NO_PARTS = Parts()
+
+
 class Node:
     """One node: everything between a data folder and its workers. `start` and `stop` it on an event loop.
 
@@ -80,6 +102,7 @@ class Node:
             `Node.clock`, which begins with it and is steady.
         listen: serve HTTP on the settings' host and port; without it, only this process reaches the node.
         on_output: told what each attempt printed, beside the logs.
+        parts: for tests, which bring their own.
     """
 
     def __init__(
@@ -90,8 +113,10 @@ class Node:
         clock: Clock | None = None,
         listen: bool = True,
         on_output: Callable[[str, str, Outcome], None] | None = None,
+        parts: Parts = NO_PARTS,
     ) -> None:
         self.settings = settings
+        self._parts = parts
         self.wall: Clock = clock or SystemClock()
         self.clock = SteadyClock(self.wall, elapsed=machine_elapsed() if clock is None else None)
         self.manifest = Manifest(version="")
@@ -101,10 +126,10 @@ class Node:
         self._code = code
         self._listen = listen
         self._echo = on_output
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headrace")
+        self._threads = parts.threads or ThreadPoolExecutor(THREADS, thread_name_prefix="headrace")
         self._sources: list[Source] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._pool: LocalPool | None = None
+        self._pool: Pool | None = None
         self._loading: asyncio.Task[Manifest] | None = None
         self._old_pools: set[asyncio.Task[None]] = set()
         self._lease: asyncio.Task[None] | None = None
@@ -145,7 +170,8 @@ class Node:
         _make_folder(settings.data)
         self._holder = holder = Holder(settings.data / "node.lock")
         await holder.take()
-        self._store = store = _open_store(settings.store, self.clock)
+        open_it = self._parts.store or partial(_open_store, settings.store)
+        self._store = store = open_it(self.clock)
         self._membership = membership = Membership(
             store,
             new_id=lambda: f"{socket.gethostname()}#{os.getpid()}-{secrets.token_hex(3)}",
@@ -173,7 +199,7 @@ class Node:
         loaded_at = self.clock.now()
         self._loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
-        self.objects: ObjectStore = await self.in_thread(open_store, settings.objects)
+        self.objects: ObjectStore = self._parts.objects or await self.in_thread(open_store, settings.objects)
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
         self.versions = Versions(store, self.objects, in_thread=self.in_thread)
         self.dispatcher = Dispatcher(
@@ -196,9 +222,28 @@ class Node:
             on_error=self._report,
         )
         self.dispatcher.ends.jobs = self.coordinator
+        self.intake = Intake(
+            store,
+            self.dispatcher,
+            self.coordinator,
+            ids=self.ids,
+            clock=self.clock,
+            version=lambda: self.manifest.version,
+            node=lambda: self._membership.id,
+        )
+        self.backfills = Backfills(
+            store,
+            declared=self._schedules,
+            accept=self.intake.accept,
+            watch=self._watch,
+            new_id=lambda: show_id(self.ids.next()),
+            clock=self.wall,
+            report=self._report,
+        )
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
-        self._build_api(tokens)
+        tickets = Tickets(await self.in_thread(shared_secret, self.objects))
+        self._build_api(tokens, tickets)
         if listener is not None:
             self._serve(listener)
         self.manifest = await self._loading
@@ -211,7 +256,7 @@ class Node:
         await membership.beat(self.dispatcher)
         self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
         self._lease.add_done_callback(self._reap)
-        for work in (self._flush_logs(), self._expire(), self._collect()):
+        for work in (self._flush_logs(), self._expire(), self._collect(), self.backfills.run()):
             self._spawn(work)
         if store.shared:
             self._spawn(
@@ -239,6 +284,8 @@ class Node:
         """
         self._unready = "stopping"
         self.stopping.set()
+        if hasattr(self, "services"):
+            self.services.draining = True
         grace = self.settings.drain_s if grace_s is None else grace_s
         for source in self._sources:
             await source.stop()
@@ -290,14 +337,22 @@ class Node:
         except HeadraceError as error:
             self._report("the node's lease could not be ended; it runs out by itself", {"error": str(error)})
 
+    @property
+    def pool(self) -> Pool | None:
+        """The workers of the newest code; None before the start and after the end."""
+        return self._pool
+
     async def in_thread(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """A blocking call in the node's bounded pool of threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
     # ---- code ----
 
-    def _new_pool(self) -> LocalPool:
+    def _new_pool(self) -> Pool:
         settings = self.settings
+        events = PoolEvents(self._reports, self._room, self._progress, self._stream)
+        if self._parts.pool is not None:
+            return self._parts.pool(events, self.clock)
         assert self._store is not None
         assert self._holder is not None
         locks = (self._holder.fd, self._store.lock_fd)
@@ -305,16 +360,19 @@ class Node:
         return LocalPool(
             LOADER,
             self._code,
-            events=PoolEvents(self._reports, self._room, self._progress, self._stream),
+            events=events,
             workers=settings.workers,
             burst_workers=settings.burst_workers,
             scratch_root=settings.data / "tmp",
             clock=self.clock,
             config=WorkerConfig(
                 objects=objects,
+                credentials=credentials_for(settings.objects),
                 url=self.url or None,
                 token=self.secret,
                 client_factory=CLIENT if self.url else None,
+                callback_secret=self._callback_secret(),
+                callback_hosts=settings.callback_hosts,
             ),
             kill_grace_s=settings.kill_grace_s,
             recycle_after=settings.recycle_after,
@@ -334,7 +392,7 @@ class Node:
     def _stream(self, token: int, reading: Reading) -> None:
         self.dispatcher.attempts.opened(token, reading)
 
-    def _use(self, pool: LocalPool) -> None:
+    def _use(self, pool: Pool) -> None:
         """Serve the pool's functions from now on."""
         from headrace.runtime.api.routing import Endpoint, RouteTable
 
@@ -343,7 +401,7 @@ class Node:
             for given in spec.triggers:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 for route in trigger.routes() if trigger is not None else ():
-                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None))
+                    endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec))
         table = RouteTable()
         kept: list[Endpoint] = []
         for endpoint in endpoints:
@@ -385,12 +443,16 @@ class Node:
             self._old_pools.add(task)
             task.add_done_callback(self._old_pools.discard)
 
-    async def _retire(self, pool: LocalPool) -> None:
+    async def _retire(self, pool: Pool) -> None:
         await pool.stop(grace_s=self.settings.drain_s)
         self.dispatcher.retire(pool)
 
     async def _deployed(self, manifest: Manifest, loaded_at: float, now: float) -> None:
         """Record what is served from now on, and keep its code, so that a past invocation can be replayed."""
+        if self._parts.pool is not None:
+            assert self._store is not None
+            await self._store.apply([Deployed(self._membership.id, manifest.version, now)], now=now)
+            return
         try:
             note = await self.versions.record(
                 self._membership.id, manifest, argument=self._code, loaded_at=loaded_at, now=now,
@@ -403,7 +465,7 @@ class Node:
                 "this version of the code is not kept for replays", version=manifest.version, why=note
             )
 
-    def _show_load(self, pool: LocalPool) -> None:
+    def _show_load(self, pool: Pool) -> None:
         for fault in self.manifest.errors:
             self._show_fault(fault)
         if self.manifest.why:
@@ -434,7 +496,7 @@ class Node:
                 trigger = self._trigger(spec, given.kind, given.fields)
                 if trigger is None:
                     continue
-                source = trigger.source(self._trigger_context(spec, given.kind, given.fields, index))
+                source = trigger.source(self._trigger_context(spec, trigger, given.fields, index))
                 if source is None:
                     continue
                 try:
@@ -445,6 +507,7 @@ class Node:
                         "a trigger could not start",
                         {"function": spec.name, "kind": given.kind, "error": str(error)},
                     )
+        self._notifications.is_open = True
 
     def _schedules(self) -> dict[str, tuple[FunctionSpec, Timed]]:
         """What the present code declares to happen at moments that are known ahead, by the trigger's name."""
@@ -458,55 +521,40 @@ class Node:
                     found[_trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
         return found
 
+    def _watch(self, id: str, ended: Callable[[], None]) -> None:
+        """Have `ended` called when an invocation has ended, as far as this node hears of it."""
+        number = read_id(id)
+        assert number is not None
+        self.dispatcher.watchers.watch(number, lambda _: ended())
+
     async def _restart_triggers(self) -> None:
         sources, self._sources = self._sources, []
+        self._notifications.is_open = False  # what comes between the two would find nobody
         for source in sources:
             await source.stop()
         await self._start_triggers()
 
     def _trigger_context(
-        self, spec: FunctionSpec, kind: str, fields: dict[str, Any], index: int
+        self, spec: FunctionSpec, trigger: Trigger, fields: dict[str, Any], index: int
     ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=_trigger_name(spec, kind, fields, index),
+            name=_trigger_name(spec, trigger.kind, fields, index),
             function=spec,
             objects=self.objects,
             state=self._store,
             clock=self.wall,
             chance=self._chance,
-            accept=partial(self._accept, spec, kind),
+            accept=partial(self.intake.accept, spec, trigger),
+            cancel=self.intake.cancel,
+            bury=partial(self.intake.bury, spec, trigger),
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
             report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
             sweep_s=self.settings.sweep_s,
+            clock_look_s=self._parts.clock_look_s,
+            subscribe=self._notifications.subscribe,
         )
-
-    async def _accept(
-        self, spec: FunctionSpec, kind: str, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]
-    ) -> list[str]:
-        """Record a trigger's events and its own writes in one step."""
-        if not events:
-            assert self._store is not None
-            for applied in await self._store.apply(writes, now=self.clock.now()) if writes else ():
-                if applied.refused is not None:
-                    raise applied.refused
-            return []
-        if spec.job is not None:
-            return [
-                await self.coordinator.submit(
-                    spec.name,
-                    _job_input(spec, event),
-                    before=writes if at == 0 else (),
-                    version=self.manifest.version,
-                )
-                for at, event in enumerate(events)
-            ]
-        puts = [
-            self.dispatcher.prepare(spec.name, msgspec.json.encode(event), source=kind) for event in events
-        ]
-        await self.dispatcher.accept(puts, before=writes)
-        return [show_id(put.invocation.id) for put in puts]
 
     # ---- the API ----
 
@@ -534,13 +582,30 @@ class Node:
             raise InvalidSettings(f"{path} is empty", "Remove it: the next start writes a new token.")
         return [own, Token("data", text, SCOPES)]
 
-    def _build_api(self, tokens: list[Any]) -> None:
+    def _events_token(self) -> str:
+        """The secret for an object store: of a token that may do nothing else, if there is one; empty where
+        none can be named, because the settings hold their hashes only.
+        """
+        able = [
+            token
+            for token in self.settings.tokens
+            if token.scopes & {"events", "admin"}
+            and not token.secret.get_secret_value().startswith("sha256:")
+        ]
+        if able:
+            least = min(able, key=lambda token: ("admin" in token.scopes, len(token.scopes)))
+            return least.secret.get_secret_value()
+        return (self.settings.data / "token").read_text().strip() if not self.settings.tokens else ""
+
+    def _build_api(self, tokens: list[Any], tickets: Tickets) -> None:
         from headrace.runtime.api.access import Access
         from headrace.runtime.api.app import Application
+        from headrace.runtime.api.notifications import Notifications
         from headrace.runtime.api.services import Limits, Services
 
         settings = self.settings
         assert self._store is not None
+        self._notifications = Notifications(self._report)
         self.services = Services(
             dispatcher=self.dispatcher,
             coordinator=self.coordinator,
@@ -548,6 +613,16 @@ class Node:
             objects=self.objects,
             logs=self.logs,
             versions=self.versions,
+            timetable=Timetable(
+                self._store,
+                self.backfills,
+                declared=self._schedules,
+                accept=self.intake.accept,
+                cancel=self.intake.cancel,
+                ids=self.ids,
+                clock=self.wall,
+                in_thread=self.in_thread,
+            ),
             schedules=self._schedules,
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
@@ -555,14 +630,29 @@ class Node:
             ready=self._why_unready,
             health=self._health,
             report=self._report,
+            notifications=self._notifications,
+            events_token=self._events_token,
+            objects_url=settings.objects,
             limits=Limits(
                 sync_body_bytes=settings.body_bytes_sync,
                 async_body_bytes=settings.body_bytes_async,
                 stream_idle_s=settings.stream_idle_s,
             ),
             new_request_id=lambda: show_id(self.ids.next()),
+            tickets=tickets,
+            log_request=self._log_request if settings.access_log else None,
+            callbacks=Callbacks(self._callback_secret(), settings.callback_hosts)
+            if settings.callback_secret is not None
+            else None,
         )
         self.application = Application(self.services)
+
+    def _callback_secret(self) -> str:
+        secret = self.settings.callback_secret
+        return secret.get_secret_value() if secret is not None else ""
+
+    def _log_request(self, facts: Mapping[str, Any]) -> None:
+        _log.info("request", **facts)
 
     def _serve(self, listener: socket.socket) -> None:
         import uvicorn
@@ -793,20 +883,6 @@ def _trigger_class(kind: str) -> Any:
 
 
 _trigger_classes: dict[str, Any] = {}
-
-
-def _job_input(spec: FunctionSpec, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trigger's event gives to a job: an upload's object, or the event itself as the only item."""
-    if "Records" in event:
-        from headrace.runtime.model.event import UploadEvent
-
-        found = UploadEvent(event)
-        return {"object": f"s3://{found.bucket}/{found.key}"}
-    for trigger in spec.triggers:
-        given = trigger.fields.get("input")
-        if given is not None:
-            return {"object": given} if isinstance(given, str) else {"items": given}
-    return {"items": [dict(event)]}
 
 
 def _trigger_name(spec: FunctionSpec, kind: str, fields: Mapping[str, Any], index: int) -> str:

@@ -5,6 +5,7 @@ tests and embedded nodes are not changed by their surroundings; `load_settings` 
 HEADRACE_* variables, then flags.
 """
 
+import base64
 import difflib
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +22,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -35,7 +38,7 @@ from headrace.runtime.errors import InvalidSettings
 from headrace.runtime.model.size import read_size
 
 FILE_NAME = "headrace.toml"
-SCOPES = ("invoke", "read", "write", "code", "admin")
+SCOPES = ("invoke", "read", "write", "code", "events", "admin")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Variables of ours that are not settings of a node: the client's, the choice of the file, and those of the
@@ -75,13 +78,25 @@ Seconds = Annotated[float, BeforeValidator(read_duration), Field(ge=0, allow_inf
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 
 
+_OWN_SCOPE = re.compile(r"invoke@[A-Za-z0-9_.*?-]+|[a-z0-9_-]+(\.[a-z0-9_-]+)+")
+
+
+def _scope(text: str) -> str:
+    if text not in SCOPES and not _OWN_SCOPE.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no scope; the scopes are {', '.join(SCOPES)}, invoke@FUNCTION,"
+            " and your own, which hold a dot"
+        )
+    return text
+
+
 class Token(BaseModel):
-    """A bearer token: its name in logs, what it may do, and the secret itself."""
+    """A bearer token: its name in logs, what it may do, and the secret itself, or `sha256:` and its hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    scopes: frozenset[Literal["invoke", "read", "write", "code", "admin"]]
+    scopes: frozenset[Annotated[str, AfterValidator(_scope)]]
     secret: SecretStr
 
     @classmethod
@@ -90,9 +105,8 @@ class Token(BaseModel):
         name, _, rest = text.strip().partition(":")
         scopes, _, secret = rest.partition(":")
         asked = [scope for scope in scopes.split("+") if scope]
-        unknown = [scope for scope in asked if scope not in SCOPES]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no scope; the scopes are {', '.join(SCOPES)}")
+        for scope in asked:
+            _scope(scope)
         if not (name and asked and secret):
             raise ValueError("a token is written NAME:SCOPE+SCOPE:SECRET, such as ci:invoke+read:3f9c…")
         return cls.model_validate({"name": name, "scopes": asked, "secret": secret})
@@ -116,6 +130,12 @@ def _tokens(value: object) -> object:
         value = [part for part in re.split(r"[,\s]+", value) if part]
     if isinstance(value, Iterable):
         return tuple(Token.parse(item) if isinstance(item, str) else item for item in value)
+    return value
+
+
+def _names(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part for part in re.split(r"[,\s]+", value) if part)
     return value
 
 
@@ -193,6 +213,13 @@ class Settings(BaseSettings):
         default=30.0, description="seconds that running work has to end when the node stops"
     )
     kill_grace_s: Seconds = Field(default=1.0, description="seconds between SIGTERM and SIGKILL of a worker")
+    access_log: bool = Field(default=False, description="whether each HTTP request is logged")
+    callback_secret: SecretStr | None = Field(
+        default=None, description="what signs callbacks: whsec_ and base64; none without it"
+    )
+    callback_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        default=(), description="hosts, *.DOMAIN or networks that may be called back although not public"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level that is logged"
     )
@@ -220,6 +247,19 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)  # `load_settings` reads the others, since it must know which gave what
+
+    @field_validator("callback_secret")
+    @classmethod
+    def _signs(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            text = secret.get_secret_value().removeprefix("whsec_")
+            try:
+                key = base64.b64decode(text, validate=True)
+            except ValueError:
+                key = b""
+            if not 24 <= len(key) <= 64:  # the Standard Webhooks specification, "Signature scheme"
+                raise ValueError("it must be whsec_ and the base64 of 24 to 64 random bytes")
+        return secret
 
     @model_validator(mode="after")
     def _follow_data(self) -> "Settings":
@@ -430,7 +470,7 @@ def _refusal(error: ValidationError, origins: Mapping[str, str]) -> InvalidSetti
     why = why[:1].lower() + why[1:]
     more = f" (and {len(found) - 1} more wrong values)" if len(found) > 1 else ""
     shown = (
-        "" if name == "tokens" else f" is {first['input']!r}, but"
+        "" if name in ("tokens", "callback_secret") else f" is {first['input']!r}, but"
     )  # a token must not end in a terminal's history
     hint = describe(name) if name in known_settings() else ""
     return InvalidSettings(

@@ -14,7 +14,7 @@ import msgspec
 from headrace.runtime.clock import Clock
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Write
-from headrace.runtime.objects.protocol import ObjectStore
+from headrace.runtime.objects.protocol import ObjectInfo, ObjectStore
 
 
 class LedgerEntry(Protocol):
@@ -35,6 +35,9 @@ class TriggerState(Protocol):
     ) -> Sequence[LedgerEntry]:
         """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
 
+    async def ledger_entry(self, trigger: str, bucket: str, key: str) -> LedgerEntry | None:
+        """The ledger's row of one key; of several versions the latest."""
+
     async def cursor(self, name: str) -> str | None:
         """A position that CursorMoved recorded."""
 
@@ -54,6 +57,8 @@ class HttpCall(msgspec.Struct, gc=False):
     client_ip: str
     request_id: str
     received_at: float
+    caller: str = ""
+    """The name of the key that the caller has shown, where the route asks for one."""
 
 
 class HttpAnswer(msgspec.Struct, gc=False):
@@ -69,6 +74,8 @@ class Route(Protocol):
     what it answers.
 
     `path` may hold `{name}` parameters. With `asynchronous` the call is accepted durably and answered 202.
+    A route may have two things more: `rules`, a RouteRules, and `idempotency_key(call)`, the key of a call
+    that brings none of its own, or None.
     """
 
     method: str
@@ -82,13 +89,38 @@ class Route(Protocol):
         """The answer for the function's result (JSON)."""
 
 
+class Notification(msgspec.Struct, frozen=True, gc=False):
+    """What an object store tells of one object, in S3's terms.
+
+    `name` is the event's without `s3:`, `source` its `eventSource`. `metadata` is what the uploader gave, by
+    lower-case names without `x-amz-meta-`; None where the store did not tell.
+    """
+
+    info: ObjectInfo
+    name: str
+    source: str
+    metadata: dict[str, str] | None = None
+
+
+Hear = Callable[[Notification], Awaitable[None]]
+"""Returns when a notification is durable, or needs nothing; raises a Retryable error when it is to come
+again.
+"""
+
+
 class TriggerContext(msgspec.Struct, kw_only=True):
     """What the engine gives to one trigger of one function.
 
     `name` identifies the trigger for its ledger and schedules and stays the same over restarts. `accept`
     records events and the trigger's own writes in one atomic step and returns the invocation ids (or job
     ids); it raises Duplicate when the ledger already knew the happening, and Throttled when the function's
-    queue is full: hold back and try again later. `id_at` gives an id for an event that has to hold its own.
+    queue is full: hold back and try again later. A `Fired` among the writes gets the first id as its subject.
+    `bury` does the same with one event that shall not run: it becomes a dead letter at once (for a job: a
+    failed one) with `error`, `{"code", "message", …}`, and the function's `on_failure` is told. `cancel` ends
+    an invocation or a job by its id; harmless when it has ended. `new_id` gives an id for an event that has
+    to hold its own. `subscribe` has a bucket's notifications told to the trigger, until what it returns is
+    called; None where there are none. `clock_look_s` is how often to look whether the wall clock was changed,
+    None for the trigger's own choice.
     """
 
     name: str
@@ -98,10 +130,14 @@ class TriggerContext(msgspec.Struct, kw_only=True):
     clock: Clock
     chance: random.Random
     accept: Callable[[Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
+    cancel: Callable[[str], Awaitable[None]]
+    bury: Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Write]], Awaitable[str]]
     new_id: Callable[[], str]
     in_thread: Callable[..., Awaitable[Any]]
     report: Callable[[str, Mapping[str, Any]], None]
     sweep_s: float = 300.0
+    clock_look_s: float | None = None
+    subscribe: Callable[[str, Hear], Callable[[], None]] | None = None
 
 
 class Source(Protocol):
@@ -136,11 +172,36 @@ class Trigger(Protocol):
 
 @runtime_checkable
 class Timed(Protocol):
-    """A trigger whose moments are known ahead, so that people can be told the next one."""
+    """A trigger whose moments are known ahead, so that people can be told the next ones, have one fire by
+    hand, and fill in those that are missing.
+    """
 
+    kind: ClassVar[str]
     misfire: str
+
+    @property
+    def definition(self) -> str:
+        """What its moments depend on, as canonical text: under which the store knows its schedule."""
 
     def next_after(self, moment: float, *, anchor: float) -> float | None:
         """The first moment after `moment`; None when there is none any more. Both, and `anchor`, from which a
         rate counts, are UTC epoch seconds.
+        """
+
+    def fields(self) -> dict[str, Any]:
+        """What was declared, as in Trigger."""
+
+    def event(self, name: str, due: float, *, id: str) -> Mapping[str, Any]:
+        """The event of the schedule `name` for a moment, with an id of its own."""
+
+
+@runtime_checkable
+class FeedsJobs(Protocol):
+    """A trigger that says what its events give to a job; with others the job's input is the trigger's
+    `input=`, or the event itself as its only item.
+    """
+
+    def job_input(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`{"object": "s3://BUCKET/KEY"}`, `{"items": […]}` or `{"objects": …}`, as for
+        `Coordinator.submit`.
         """

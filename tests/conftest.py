@@ -31,6 +31,14 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A checkout whose installation is older than the plugin has no entry point of it yet."""
+    if not config.pluginmanager.hasplugin("headrace"):
+        from headrace.runtime.testing import plugin
+
+        config.pluginmanager.register(plugin, "headrace")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of large input files beside the clone; a test that needs it skips where there is none."""

@@ -17,9 +17,12 @@ import msgspec
 from headrace import App
 from headrace.runtime.api.access import SCOPES, Access, Token
 from headrace.runtime.api.app import Application
+from headrace.runtime.api.notifications import Notifications
 from headrace.runtime.api.routing import Endpoint, RouteTable
 from headrace.runtime.api.services import Limits, Services
+from headrace.runtime.api.tickets import Tickets
 from headrace.runtime.errors import StorageFull
+from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
 from headrace.runtime.model.ids import Ids, show_id
 from headrace.runtime.model.invocation import Outcome, Record, Status
@@ -32,6 +35,8 @@ from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Counters
 from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.testing import InlinePool, ManualClock
+from headrace.runtime.timetable.backfills import Backfills
+from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.versions import Versions
 from headrace.triggers.http import Http
 
@@ -149,7 +154,7 @@ class InlineNode:
         )
         self.services.manifest = Manifest(version="v1", functions=tuple(self.specs))
         self.services.routes = RouteTable(
-            Endpoint(route, spec.name, is_job=spec.job is not None)
+            Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec)
             for spec in self.specs
             for trigger in spec.triggers
             if trigger.kind == "http"
@@ -327,6 +332,34 @@ class InlineNode:
     # ---- inside ----
 
     def _build_api(self) -> None:
+        self.intake = Intake(
+            self.store,
+            self.dispatcher,
+            self.coordinator,
+            ids=self.ids,
+            clock=self.clock,
+            version=lambda: "v1",
+            node=lambda: self.name,
+        )
+        self.backfills = Backfills(
+            self.store,
+            declared=lambda: self.services.schedules(),
+            accept=self.intake.accept,
+            watch=lambda id, ended: None,
+            new_id=lambda: show_id(self.ids.next()),
+            clock=self.clock,
+            report=self._report,
+        )
+        timetable = Timetable(
+            self.store,
+            self.backfills,
+            declared=lambda: self.services.schedules(),
+            accept=self.intake.accept,
+            cancel=self.intake.cancel,
+            ids=self.ids,
+            clock=self.clock,
+            in_thread=asyncio.to_thread,
+        )
         self.services = Services(
             dispatcher=self.dispatcher,
             coordinator=self.coordinator,
@@ -334,13 +367,16 @@ class InlineNode:
             objects=self.objects,
             logs=self.logs,
             versions=Versions(self.store, self.objects, in_thread=asyncio.to_thread),
+            timetable=timetable,
             clock=self.clock,
             access=Access(self._tokens, hosts=self._hosts),
             in_thread=asyncio.to_thread,
             ready=lambda: None,
             health=lambda: {"node": self.name},
             report=self._report,
+            notifications=Notifications(self._report),
             limits=self._limits,
+            tickets=Tickets(b"inline"),
             new_request_id=lambda: show_id(self.ids.next()),
         )
         self.application = Application(self.services)

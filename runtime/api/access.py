@@ -7,23 +7,41 @@ whatever was sent.
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
 from headrace.runtime.errors import Forbidden, Unauthorized
 
-SCOPES = ("invoke", "read", "write", "code", "admin")
+SCOPES = ("invoke", "read", "write", "code", "events", "admin")
+
+
+_HASHED = re.compile(r"sha256:([0-9a-f]{64})")
+_KNOWN_MAX = 1000
 
 
 class Token:
-    """A named token: its hash and its scopes."""
+    """A named token: its hash and its scopes. `secret` is the secret itself, or `sha256:` and its hash in
+    hexadecimal digits; the scope `invoke@PATTERN` is `invoke` for the functions of that pattern.
+    """
 
-    __slots__ = ("digest", "name", "scopes")
+    __slots__ = ("digest", "functions", "name", "scopes")
 
     def __init__(self, name: str, secret: str, scopes: Iterable[str]) -> None:
         self.name = name
-        self.digest = hashlib.sha256(secret.encode()).digest()
+        hashed = _HASHED.fullmatch(secret)
+        self.digest = bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(secret.encode()).digest()
         self.scopes = frozenset(scopes)
+        self.functions = tuple(scope[7:] for scope in self.scopes if scope.startswith("invoke@"))
+
+    def has(self, scope: str, function: str | None = None) -> bool:
+        """Whether it may do what needs this scope, to this function where one is named."""
+        if scope in self.scopes or "admin" in self.scopes:
+            return True
+        if scope != "invoke" or function is None:
+            return False
+        return any(fnmatchcase(function, pattern) for pattern in self.functions)
 
 
 class Access:
@@ -35,8 +53,11 @@ class Access:
         self._known: dict[str, Token] = {}
         self._accepted: set[str] = set()
 
-    def check(self, authorization: str | None, scope: str) -> Token:
-        """The caller's token. Raises Unauthorized without a valid one, Forbidden when it lacks the scope."""
+    def check(self, authorization: str | None, scope: str, function: str | None = None) -> Token:
+        """The caller's token. `function` is what is called, where that may matter.
+
+        Raises Unauthorized without a valid one, Forbidden when it lacks the scope.
+        """
         if not authorization:
             raise Unauthorized("a token is needed")
         token = self._known.get(authorization)
@@ -44,17 +65,27 @@ class Access:
             kind, _, secret = authorization.partition(" ")
             if kind.lower() != "bearer" or not secret:
                 raise Unauthorized("the Authorization header is not of the form `Bearer TOKEN`")
-            digest = hashlib.sha256(secret.strip().encode()).digest()
-            for candidate in self._tokens:
-                if hmac.compare_digest(candidate.digest, digest):
-                    token = candidate
+            token = self._find(secret.strip())
             if token is None:
                 raise Unauthorized("the token is not known")
-            if len(self._known) < 1000:
+            if len(self._known) < _KNOWN_MAX:
                 self._known[authorization] = token
-        if scope not in token.scopes and "admin" not in token.scopes:
+        if scope not in token.scopes and not token.has(scope, function):
             raise Forbidden(f"the token {token.name!r} lacks the scope {scope!r}")
         return token
+
+    def check_key(self, key: str | None, authorization: str | None, scope: str, function: str) -> Token:
+        """The token that came as `X-Api-Key`, else as a bearer token. Raises as `check` does."""
+        return self.check(f"Bearer {key}" if key else authorization, scope, function)
+
+    def _find(self, secret: str) -> Token | None:
+        """The token of a secret. All are compared, so that the time does not tell how far a guess got."""
+        digest = hashlib.sha256(secret.encode()).digest()
+        found = None
+        for candidate in self._tokens:
+            if hmac.compare_digest(candidate.digest, digest):
+                found = candidate
+        return found
 
     def check_host(self, host: str) -> None:
         """Raises Forbidden for a name under which the node is not served (a rebound DNS name, for one)."""

@@ -15,9 +15,11 @@ from headrace.runtime.errors import (
     InvalidEvent,
     InvalidPayload,
     InvocationFailed,
+    NodeStopping,
     PayloadTooLarge,
     RetryAfter,
     Throttled,
+    UnsupportedMediaType,
     failure,
 )
 from headrace.runtime.model.ids import show_id
@@ -29,6 +31,12 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+_BY_NAME = "headrace.headers"
+"""Where a request's headers are kept by name: each is asked for several."""
+MORE_HEADERS = "headrace.answer"
+"""Where what every answer to a request has as well is kept, whoever answers it."""
+REQUEST_ID = "headrace.request_id"
 
 encode = msgspec.json.encode
 JSON_TYPE = (b"content-type", b"application/json")
@@ -65,6 +73,10 @@ async def send_error(
     if isinstance(error, InvalidEvent):
         body["fields"] = error.fields
     headers: Headers = [JSON_TYPE]
+    if isinstance(error, UnsupportedMediaType):
+        headers.append((b"accept-encoding", b"identity"))
+    if isinstance(error, NodeStopping):
+        headers.append((b"retry-after", b"1"))
     if isinstance(error, Throttled):
         headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
     if error.http_status == 401:
@@ -130,10 +142,11 @@ def check_json(body: bytes) -> bytes:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """A request header's first value; `name` in lower case."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value).decode("latin-1")
-    return None
+    found: dict[bytes, bytes] | None = scope.get(_BY_NAME)
+    if found is None:
+        found = scope[_BY_NAME] = dict(reversed(scope["headers"]))
+    value = found.get(name)
+    return value.decode("latin-1") if value is not None else None
 
 
 def shown_record(record: Record, *, running: bool = False) -> dict[str, Any]:

@@ -3,17 +3,35 @@
 Imports this room. The order of checks is that of their cost: host, then the fast paths, then everything else.
 """
 
+import re
 from typing import Any
-from urllib.parse import unquote
 
-from headrace.runtime.api.answers import Receive, Scope, Send, header, send, send_error, send_json
-from headrace.runtime.api.calls import Calls
+from headrace.runtime.api.answers import (
+    MORE_HEADERS,
+    REQUEST_ID,
+    Receive,
+    Scope,
+    Send,
+    encode,
+    header,
+    send,
+    send_error,
+    send_json,
+)
+from headrace.runtime.api.calls import STATUS_PATH, Calls
 from headrace.runtime.api.openapi import describe
+from headrace.runtime.api.pages import docs_page
+from headrace.runtime.api.receiver import PATH as RECEIVER
+from headrace.runtime.api.receiver import Receiver
+from headrace.runtime.api.routing import RouteTable
 from headrace.runtime.api.services import Services
 from headrace.runtime.api.v1 import Api
 from headrace.runtime.errors import BadRequest, HeadraceError
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 _FUNCTIONS = "/v1/functions/"
+_OWN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/metrics"})
+"""What the node serves beside `/v1`, unless a function does."""
 
 
 class Application:
@@ -22,19 +40,41 @@ class Application:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._calls = Calls(services)
+        self._receiver = Receiver(services)
         self.api = Api(services, self._calls)
         self._v1 = self.api.app()
+        self._document: tuple[RouteTable, bytes] | None = None
+        self._requests = 0
+        self._requests_prefix = f"{services.new_request_id()}-"
 
     async def __call__(self, scope: Scope, receive: Receive, send_message: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "websocket":
                 await send_message({"type": "websocket.close", "code": 1003})
             return
+        services = self._services
+        given = header(scope, b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            request_id = given
+        else:
+            self._requests += 1
+            request_id = f"{self._requests_prefix}{self._requests:x}"
+        scope[REQUEST_ID] = request_id
+        if services.log_request is not None:
+            send_message = self._logged(scope, send_message)
         began = False
 
         async def reply(message: Any) -> None:
             nonlocal began
-            began = True
+            if not began:
+                began = True
+                headers = message["headers"]
+                headers.append((b"x-request-id", request_id.encode()))
+                more = scope.get(MORE_HEADERS)
+                if more is not None:
+                    headers.extend(more)
+                if services.draining:
+                    headers.append((b"connection", b"close"))
             await send_message(message)
 
         try:
@@ -57,7 +97,9 @@ class Application:
         services.access.check_host(host)
         if path == "/v1" or path.startswith("/v1/"):
             origin = header(scope, b"origin")
-            if origin is not None:
+            if path.startswith(STATUS_PATH):  # a page of any site may ask: the ticket is what lets it
+                scope[MORE_HEADERS] = [(b"access-control-allow-origin", b"*")]
+            elif origin is not None:
                 services.access.check_origin(origin, host)
             if path.startswith(_FUNCTIONS) and scope["method"] == "POST":
                 name, _, action = path[len(_FUNCTIONS) :].rpartition("/")
@@ -67,43 +109,36 @@ class Application:
                         raise BadRequest(
                             "the content type is not JSON", "Send content-type: application/json."
                         )
-                    token = services.access.check(header(scope, b"authorization"), "invoke")
+                    login = header(scope, b"authorization")
+                    token = services.access.check(login, "invoke", name)
                     if name == "headrace.call" and "admin" not in token.scopes:
-                        services.access.check(header(scope, b"authorization"), "code")
+                        services.access.check(login, "code")
                     if action == "invoke":
-                        await self._calls.invoke(unquote(name), scope, receive, reply)
+                        await self._calls.invoke(name, scope, receive, reply)
                     else:
-                        await self._calls.invoke_many(unquote(name), scope, receive, reply)
+                        await self._calls.invoke_many(name, scope, receive, reply)
                     return
+            if path == RECEIVER and scope["method"] == "POST":
+                await self._receiver.receive(scope, receive, reply)
+                return
             await self._v1(scope, receive, reply)
             return
         raw = scope.get("raw_path")
         raw_path = raw.decode("latin-1").partition("?")[0] if raw else path
         endpoint, parameters, allowed = services.routes.find(scope["method"], path, raw_path)
         if endpoint is not None:
+            if endpoint.rules.cors is not None:
+                scope[MORE_HEADERS] = endpoint.rules.cors.answer_headers(header(scope, b"origin"))
             await self._calls.route(endpoint, parameters, scope, receive, reply)
-        elif path == "/healthz":
-            await send_json(reply, {"status": "ok"})
-        elif path == "/readyz":
-            why = services.ready()
-            shown = {"status": "ready"} if why is None else {"status": "not ready", "reason": why}
-            await send_json(reply, shown, status=200 if why is None else 503)
-        elif path == "/openapi.json":
-            await send_json(reply, describe(services.manifest, services.routes))
-        elif path == "/metrics":
-            from headrace.runtime.api.metrics import metrics
-
-            services.access.check(header(scope, b"authorization"), "read")
-            body, kind = await metrics(services, self.api)
-            await send(reply, 200, body, [(b"content-type", kind.encode())])
+        elif allowed and scope["method"] == "OPTIONS":
+            await self._options(path, raw_path, scope, reply)
         elif allowed:
-            error = {
-                "code": "method_not_allowed",
-                "message": f"{scope['method']} is not allowed for {path}",
-                "hint": f"Allowed: {', '.join(sorted(allowed))}.",
-            }
-            headers = [(b"allow", ", ".join(sorted(allowed)).encode())]
-            await send_json(reply, {"error": error}, status=405, headers=headers)
+            await self._not_allowed(scope, reply, allowed)
+        elif path in _OWN:
+            if scope["method"] in ("GET", "HEAD"):
+                await self._own(path, scope, reply)
+            else:
+                await self._not_allowed(scope, reply, {"GET"})
         else:
             error = {
                 "code": "not_found",
@@ -111,3 +146,91 @@ class Application:
                 "hint": "`headrace functions` lists the routes.",
             }
             await send_json(reply, {"error": error}, status=404)
+
+    async def _options(self, path: str, raw_path: str, scope: Scope, reply: Send) -> None:
+        """Say which methods a path takes, and to a browser, whether a page of another site may call it."""
+        found = self._services.routes.methods(path, raw_path)
+        origin, asked = header(scope, b"origin"), header(scope, b"access-control-request-method")
+        headers = [(b"allow", _shown({*found, "OPTIONS"}).encode())]
+        if origin is not None and asked is not None:
+            endpoint = found.get("GET" if asked == "HEAD" and "HEAD" not in found else asked)
+            if endpoint is not None and endpoint.rules.cors is not None:
+                cors = endpoint.rules.cors
+                methods = sorted(name for name, one in found.items() if one.rules.cors == cors)
+                headers += cors.preflight_headers(origin, methods)
+            else:
+                headers.append((b"vary", b"origin"))
+        await reply({"type": "http.response.start", "status": 204, "headers": headers})
+        await reply({"type": "http.response.body", "body": b""})
+
+    def _logged(self, scope: Scope, send_message: Send) -> Send:
+        """Passes answers on, and writes a line into the access log when one has ended. The query is left out,
+        since it may hold secrets.
+        """
+        services = self._services
+        begun = services.clock.monotonic()
+        status = sent = 0
+
+        async def send_logged(message: Any) -> None:
+            nonlocal status, sent
+            await send_message(message)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                return
+            sent += len(message.get("body", b""))
+            if not message.get("more_body") and services.log_request is not None:
+                client = scope.get("client")
+                services.log_request(
+                    {
+                        "method": scope["method"],
+                        "path": scope["path"],
+                        "status": status,
+                        "bytes": sent,
+                        "ms": round((services.clock.monotonic() - begun) * 1000, 2),
+                        "client": client[0] if client else "",
+                        "request_id": scope[REQUEST_ID],
+                    }
+                )
+
+        return send_logged
+
+    async def _own(self, path: str, scope: Scope, reply: Send) -> None:
+        """Answer a GET of what the node serves beside `/v1`."""
+        services = self._services
+        if path == "/healthz":
+            await send_json(reply, {"status": "ok"})
+        elif path == "/readyz":
+            why = services.ready()
+            shown = {"status": "ready"} if why is None else {"status": "not ready", "reason": why}
+            await send_json(reply, shown, status=200 if why is None else 503)
+        elif path == "/openapi.json":
+            await send(reply, 200, self._described())
+        elif path == "/docs":
+            await send(reply, 200, *docs_page())
+        else:
+            from headrace.runtime.api.metrics import metrics
+
+            services.access.check(header(scope, b"authorization"), "read")
+            body, kind = await metrics(services, self.api)
+            await send(reply, 200, body, [(b"content-type", kind.encode())])
+
+    def _described(self) -> bytes:
+        """The OpenAPI document, made once for each version of the code."""
+        routes = self._services.routes
+        if self._document is None or self._document[0] is not routes:
+            table = [(line.method, line.path, line.scope) for line in self.api.table()]
+            self._document = routes, encode(describe(self._services.manifest, routes, table))
+        return self._document[1]
+
+    async def _not_allowed(self, scope: Scope, reply: Send, allowed: set[str]) -> None:
+        shown = _shown(allowed)
+        error = {
+            "code": "method_not_allowed",
+            "message": f"{scope['method']} is not allowed for {scope['path']}",
+            "hint": f"Allowed: {shown}.",
+        }
+        await send_json(reply, {"error": error}, status=405, headers=[(b"allow", shown.encode())])
+
+
+def _shown(methods: set[str]) -> str:
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

@@ -4,6 +4,7 @@ Imports this room, the queue and the floor.
 """
 
 import asyncio
+import hashlib
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -12,6 +13,8 @@ import msgspec
 from headrace.runtime.api.answers import (
     JSON_TYPE,
     REPEATED,
+    REQUEST_ID,
+    Headers,
     Receive,
     Scope,
     Send,
@@ -32,15 +35,19 @@ from headrace.runtime.errors import (
     BadRequest,
     HeadraceError,
     InProgress,
+    InvalidEvent,
     InvalidFunction,
     InvalidPayload,
     PayloadTooLarge,
+    Throttled,
     UnknownInvocation,
+    UnsupportedMediaType,
 )
 from headrace.runtime.model.destination import DELIVER
 from headrace.runtime.model.ids import read_id, show_id
 from headrace.runtime.model.invocation import Record, Status
-from headrace.runtime.model.spec import IDEMPOTENCY_TTL_S_MAX, IDEMPOTENCY_TTL_S_MIN
+from headrace.runtime.model.route import CALLBACK_HEADER
+from headrace.runtime.model.spec import IDEMPOTENCY_TTL_S_MAX, IDEMPOTENCY_TTL_S_MIN, VALIDATE
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.reading import CREDIT_BYTES
@@ -56,6 +63,9 @@ WAIT_ANSWER_BYTES = 8 << 20
 """How much of results one answer to a wait holds, give or take one result."""
 _INVOCATION_ID = b"headrace-invocation-id"
 KEY_CHARS_MAX = 1_000
+STATUS_PATH = "/v1/calls/"
+"""Where the caller of an asynchronous route asks for its invocation, by ticket."""
+CALLBACK = CALLBACK_HEADER.encode()
 _STATUS = {status: status.name.lower() for status in Status}
 
 
@@ -73,9 +83,17 @@ class Calls:
     ) -> None:
         """Answer a call of a user's route."""
         services = self._services
-        route = endpoint.route
+        route, rules = endpoint.route, endpoint.rules
+        caller = ""
+        if rules.scope is not None:
+            key, login = header(scope, b"x-api-key"), header(scope, b"authorization")
+            caller = services.access.check_key(key, login, rules.scope, endpoint.function).name
         limit = services.limits.async_body_bytes if route.asynchronous else services.limits.sync_body_bytes
+        if rules.body_bytes is not None:
+            limit = min(limit, rules.body_bytes)
         body = await read_body(receive, scope, limit)
+        if body:
+            check_media_type(endpoint, scope)
         client = scope.get("client")
         call = HttpCall(
             scope["method"],
@@ -85,20 +103,32 @@ class Calls:
             body,
             parameters,
             client[0] if client else "",
-            services.new_request_id(),
+            scope.get(REQUEST_ID) or services.new_request_id(),
             services.clock.now(),
+            caller,
         )
         event = route.event(call)
+        once = _once(scope)
         if endpoint.is_job:
+            if once:
+                raise BadRequest("a job has no idempotency key", "Leave out the header Idempotency-Key.")
             job = await services.coordinator.submit(endpoint.function, _route_input(body))
             await send_json(reply, {"job_id": job}, status=202)
             return
-        once = _once(scope)
+        if not once and endpoint.idempotency_key is not None:
+            key = endpoint.idempotency_key(call)
+            if key is not None:
+                once = {"idempotency_key": key}
         if route.asynchronous:
+            if rules.callback:
+                self._check_callback(scope)
+            if endpoint.validates:
+                await self._validate(endpoint.function, event)
             id, repeated = await self.enqueue(
                 endpoint.function, event, source="http", fingerprint=_said(call), **once
             )
-            await _send_accepted(reply, id, repeated)
+            status = f"{STATUS_PATH}{services.tickets.make(id)}"
+            await _send_accepted(reply, id, repeated, status_url=status)
             return
         if once or services.dispatcher.only_queued(endpoint.function):
             id, repeated, found = await self._durably(
@@ -122,7 +152,37 @@ class Calls:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         if repeated:
             headers.append(REPEATED)
-        await send(reply, answer.status, b"" if scope["method"] == "HEAD" else answer.body, headers)
+        if scope["method"] not in ("GET", "HEAD"):
+            await send(reply, answer.status, answer.body, headers)
+        else:
+            await send_conditional(reply, scope, answer.status, answer.body, headers, etag=rules.etag)
+
+    async def _validate(self, function: str, event: bytes) -> None:
+        """Compare an event with the function's types, in a worker, before it is accepted. Raises
+        InvalidEvent.
+
+        When no worker is free in time it is accepted all the same, and dead at once if it does not fit: that
+        callers can be sure of their 202 is worth more.
+        """
+        dispatcher = self._services.dispatcher
+        if VALIDATE not in dispatcher.functions:
+            return
+        asked = msgspec.json.encode({"function": function, "event": msgspec.Raw(event)})
+        try:
+            outcome = await dispatcher.call(VALIDATE, asked)
+        except Throttled:
+            return
+        if outcome.kind == InvalidEvent.code:
+            raise outcome_error(outcome, function)
+
+    def _check_callback(self, scope: Scope) -> None:
+        """Raises BadRequest or InvalidCallback when the URL that a caller names is not called back."""
+        url = header(scope, CALLBACK)
+        if url is None:
+            return
+        if self._services.callbacks is None:
+            raise BadRequest("this node signs no callbacks", "Set callback_secret, or leave out the header.")
+        self._services.callbacks.check(url)
 
     # ---- direct calls ----
 
@@ -418,9 +478,59 @@ def _once(scope: Scope) -> dict[str, Any]:
     return {"idempotency_key": key, **({"idempotency_ttl_s": _ttl(ttl)} if ttl is not None else {})}
 
 
-async def _send_accepted(reply: Send, id: str, repeated: bool) -> None:
+async def _send_accepted(reply: Send, id: str, repeated: bool, *, status_url: str | None = None) -> None:
     headers = [(_INVOCATION_ID, id.encode()), *([REPEATED] if repeated else [])]
-    await send_json(reply, {"invocation_id": id}, status=202, headers=headers)
+    shown = {"invocation_id": id}
+    if status_url is not None:
+        shown["status_url"] = status_url
+        headers.append((b"location", status_url.encode()))
+    await send_json(reply, shown, status=202, headers=headers)
+
+
+def check_media_type(endpoint: Endpoint, scope: Scope) -> None:
+    """Raises UnsupportedMediaType for a body that is encoded, or of a type that is not taken."""
+    coding = header(scope, b"content-encoding")
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
+    accepts = endpoint.accepts
+    if accepts is None:
+        return
+    kind = header(scope, b"content-type")
+    if kind is not None and kind not in accepts and not endpoint.takes(kind):
+        raise UnsupportedMediaType(f"the type {kind[:100]!r}", " or ".join(accepts))
+
+
+async def send_conditional(
+    reply: Send, scope: Scope, status: int, body: bytes, headers: Headers, *, etag: bool
+) -> None:
+    """Answer a GET or HEAD: 304 when the caller has what it would get, no body to a HEAD.
+
+    With `etag` the answer gets one made from its body, unless it has one. Source: RFC 9110, sections 8.8.3,
+    9.3.2, 13.1.2 and 15.4.5.
+    """
+    tag = next((value for name, value in headers if name == b"etag"), None)
+    if tag is None and etag and status == 200:
+        tag = b'"' + hashlib.blake2b(body, digest_size=12).hexdigest().encode() + b'"'
+        headers.append((b"etag", tag))
+    if tag is not None and status == 200:
+        wanted = header(scope, b"if-none-match")
+        if wanted is not None and _has_tag(wanted, tag.decode("latin-1")):
+            kept = [item for item in headers if item[0] not in (b"content-type", b"content-encoding")]
+            await reply({"type": "http.response.start", "status": 304, "headers": kept})
+            await reply({"type": "http.response.body", "body": b""})
+            return
+    if scope["method"] != "HEAD":
+        await send(reply, status, body, headers)
+        return
+    length = [(b"content-length", str(len(body)).encode())]
+    await reply({"type": "http.response.start", "status": status, "headers": [*length, *headers]})
+    await reply({"type": "http.response.body", "body": b""})
+
+
+def _has_tag(wanted: str, tag: str) -> bool:
+    """Whether If-None-Match names the tag; weak and strong ones of the same text are the same here."""
+    plain = tag.removeprefix("W/")
+    return any(given.strip().removeprefix("W/") in ("*", plain) for given in wanted.split(","))
 
 
 def _events_of(body: bytes, kind: str) -> list[msgspec.Raw]:

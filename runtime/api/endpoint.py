@@ -19,8 +19,8 @@ PIECE_BYTES = 1 << 20
 
 
 class Endpoint(NamedTuple):
-    """One line of the table of `/v1`: `scope` is what the caller's token must have; with `takes_json` a body
-    of another content type is refused.
+    """One line of the table of `/v1`: `scope` is what the caller's token must have, empty when none is asked
+    for; with `takes_json` a body of another content type is refused.
     """
 
     method: str

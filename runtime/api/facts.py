@@ -122,6 +122,7 @@ class Facts:
         found = services.schedules().get(state.name)
         function = found[0].name if found is not None else state.name.partition("/")[0]
         next_at, misfire = None, ""
+        running = await services.store.backfills(schedule=state.name, running=True, limit=1)
         if found is not None:
             # It has not fired for what lies between its last moment and now only while it is held up.
             next_at = found[1].next_after(max(now, state.last_due_at or now), anchor=state.anchor)
@@ -135,6 +136,7 @@ class Facts:
                 loaded=found is not None,
                 next_at=next_at,
                 misfire=misfire,
+                backfill=running[0] if running else None,
             )
         )
 

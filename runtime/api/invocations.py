@@ -24,6 +24,7 @@ from headrace.runtime.api.records import Records
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import BadRequest, UnknownInvocation, WrongState
 from headrace.runtime.model.ids import read_id, show_id
+from headrace.runtime.model.invocation import Status
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.matching import tagged
@@ -48,6 +49,7 @@ class Invocations:
             Endpoint("POST", "/v1/invocations/{id}/cancel", self.cancel, "write"),
             Endpoint("GET", "/v1/invocations/{id}/logs", self.invocation_logs, "read"),
             Endpoint("GET", "/v1/logs", self.logs, "read"),
+            Endpoint("GET", "/v1/calls/{ticket}", self.call, ""),
         ]
 
     async def invocations(self, request: Request) -> Response:
@@ -111,6 +113,28 @@ class Invocations:
             shown["payload"] = msgspec.Raw(record.invocation.payload or b"null")
             shown["payload_ref"] = record.invocation.payload_ref
         return answer(shown)
+
+    async def call(self, request: Request) -> Response:
+        """What the caller of an asynchronous route may know of its invocation, by its ticket."""
+        ticket = request.path_params["ticket"]
+        id = self._services.tickets.read(ticket)
+        wait_s = read_number(request.query_params.get("wait_s"), "wait_s")
+        record = await self._calls.wait_for(id, wait_s) if id is not None else None
+        if record is None:
+            raise UnknownInvocation(ticket.partition(".")[0])
+        seen = self._records.shown(record)
+        shown = {name: seen[name] for name in ("invocation_id", "status", "attempts", "accepted_at")}
+        if record.status is Status.SUCCEEDED:
+            shown["result"] = (
+                await self._records.large(record.result_ref) if record.result_ref else seen["result"]
+            )
+        elif record.status.ended:
+            error = record.error or {}
+            shown["error"] = {"code": error.get("code", "cancelled"), "message": error.get("message", "")}
+        headers = {"cache-control": "no-store", **({} if record.status.ended else {"retry-after": "1"})}
+        answered = answer(shown)
+        answered.headers.update(headers)
+        return answered
 
     async def payload(self, request: Request) -> Response:
         """The event as it was recorded, streamed: it may be an object of any size."""

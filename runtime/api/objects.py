@@ -14,7 +14,7 @@ from headrace.runtime.api.endpoint import Endpoint, answer, pieces, read_limit
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import BadRequest, Forbidden, HeadraceError, PayloadTooLarge
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.protocol import LINK_S, LINK_S_MAX, ObjectInfo, ObjectServer
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -62,7 +62,13 @@ class Objects:
     async def get_object(self, request: Request) -> Response:
         services = self._services
         bucket, key = _bucket(request), request.path_params["key"]
-        info: ObjectInfo = await services.in_thread(services.objects.head, bucket, key)
+        version_id = request.query_params.get("version_id") or None
+        if "versions" in request.query_params:
+            found = await services.in_thread(self._server().versions, bucket, key)
+            return answer({"items": [_shown_object(info) for info in found]})
+        if "link" in request.query_params:
+            return await self._link(request, bucket, key, "GET")
+        info: ObjectInfo = await services.in_thread(services.objects.head, bucket, key, version_id=version_id)
         start, end, partial = _range(request.headers.get("range"), info.size)
         headers = {
             "etag": f'"{info.etag}"',
@@ -82,7 +88,13 @@ class Objects:
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
         reader = await services.in_thread(
-            services.objects.open, bucket, key, start=start, end=end, if_match=info.etag
+            services.objects.open,
+            bucket,
+            key,
+            start=start,
+            end=end,
+            if_match=info.etag,
+            version_id=version_id,
         )
 
         return StreamingResponse(pieces(reader, services.in_thread), status_code=status, headers=headers)
@@ -90,6 +102,8 @@ class Objects:
     async def put_object(self, request: Request) -> Response:
         services = self._services
         bucket, key = _bucket(request), request.path_params["key"]
+        if "link" in request.query_params:
+            return await self._link(request, bucket, key, "PUT")
         limit = services.limits.object_bytes
         declared = request.headers.get("content-length")
         if declared is not None and int(declared) > limit:
@@ -123,6 +137,32 @@ class Objects:
         services = self._services
         await services.in_thread(services.objects.delete, _bucket(request), request.path_params["key"])
         return Response(status_code=204)
+
+    async def _link(self, request: Request, bucket: str, key: str, method: str) -> Response:
+        """A link to the object server itself, good for `?link=SECONDS`; to write with one, ask with PUT."""
+        text = request.query_params["link"]
+        if text and not (text.isdecimal() and 1 <= int(text) <= LINK_S_MAX):
+            raise BadRequest(f"link is {text!r}", f"It must be a number of seconds from 1 to {LINK_S_MAX:,}.")
+        expires_s = int(text or LINK_S)
+        until = self._services.clock.now() + expires_s
+        url = await self._services.in_thread(
+            self._server().link,
+            bucket,
+            key,
+            method=method,
+            expires_s=expires_s,
+            version_id=request.query_params.get("version_id") or None,
+        )
+        return answer({"url": url, "method": method, "expires_at": until})
+
+    def _server(self) -> ObjectServer:
+        objects = self._services.objects
+        if not isinstance(objects, ObjectServer):
+            raise BadRequest(
+                "objects are kept in a folder here, which has neither links nor versions",
+                "They come with an object server: --objects s3://HOST:PORT.",
+            )
+        return objects
 
 
 def _bucket(request: Request) -> str:

@@ -3,7 +3,6 @@
 Imports this room and the rooms below.
 """
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.runtime.api.calls import Calls
+from headrace.runtime.api.connecting import Connecting
 from headrace.runtime.api.dead_letters import DeadLetters
 from headrace.runtime.api.endpoint import Endpoint, answer, error_answer
 from headrace.runtime.api.facts import Facts
@@ -19,6 +19,7 @@ from headrace.runtime.api.invocations import Invocations
 from headrace.runtime.api.jobs import Jobs
 from headrace.runtime.api.objects import Objects
 from headrace.runtime.api.records import Records
+from headrace.runtime.api.schedules import Schedules
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import BadRequest, HeadraceError, UnknownVersion
 from headrace.runtime.store.verify import NAMED_MAX, Verifier
@@ -41,6 +42,8 @@ class Api:
             DeadLetters(services, calls, records),
             Jobs(services, records),
             Objects(services),
+            Connecting(services),
+            Schedules(services),
             self,
         )
 
@@ -55,14 +58,17 @@ class Api:
     def app(self) -> Starlette:
         """All of them as one application."""
         return Starlette(
-            routes=[self._route(endpoint) for group in self._groups for endpoint in group.endpoints()],
+            routes=[self._route(endpoint) for endpoint in self.table()],
             exception_handlers={HTTPException: _http_error, Exception: _failed},
         )
+
+    def table(self) -> list[Endpoint]:
+        """All lines of the table."""
+        return [endpoint for group in self._groups for endpoint in group.endpoints()]
 
     def endpoints(self) -> list[Endpoint]:
         return [
             Endpoint("GET", "/v1/verify", self.verify, "read"),
-            Endpoint("GET", "/v1/schedules", self.schedules, "read"),
             Endpoint("GET", "/v1/why/{id:path}", self.why, "read"),
             Endpoint("GET", "/v1/code/{version}", self.code, "code"),
             Endpoint("GET", "/v1/node", self.node, "read"),
@@ -73,7 +79,8 @@ class Api:
 
         async def checked(request: Request) -> Response:
             try:
-                access.check(request.headers.get("authorization"), endpoint.scope)
+                if endpoint.scope:
+                    access.check(request.headers.get("authorization"), endpoint.scope)
                 if endpoint.takes_json and "json" not in request.headers.get("content-type", ""):
                     raise BadRequest("the content type is not JSON", "Send content-type: application/json.")
                 return await endpoint.handler(request)
@@ -106,9 +113,6 @@ class Api:
         data = await self._services.versions.zipped(version)
         headers = {"content-disposition": f'attachment; filename="{about.version}.zip"'}
         return Response(data, media_type="application/zip", headers=headers)
-
-    async def schedules(self, request: Request) -> Response:
-        return answer({"items": msgspec.to_builtins(await self._services.store.schedules())})
 
     async def node(self, request: Request) -> Response:
         return answer({**self._services.health(), "store": await self._services.store.health()})

@@ -13,7 +13,7 @@ from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.limits import NO_LIMITS, Held, Limits
-from headrace.runtime.store.protocol import Closure, Deployment, ScheduleState
+from headrace.runtime.store.protocol import Backfill, Closure, Deployment, ScheduleState
 
 AHEAD_MAX = 1_000
 """How many invocations ahead of one are counted."""
@@ -139,6 +139,7 @@ class ScheduleFacts(msgspec.Struct, frozen=True, kw_only=True):
     loaded: bool
     next_at: float | None = None
     misfire: str = ""
+    backfill: Backfill | None = None
 
 
 # ---- answers ----
@@ -230,12 +231,16 @@ def why_schedule(facts: ScheduleFacts) -> Why:
         )
     elif state.paused:
         shown = "paused"
-        holds.append(Hold("paused", "the schedule is paused: its moments pass without firing"))
+        detail = "the schedule is paused: its moments pass without firing"
+        holds.append(Hold("paused", detail, None, f"headrace schedule resume {state.name}"))
     elif facts.next_at is None:
         shown = "finished"
         holds.append(Hold("finished", "its expression names no moment any more"))
     else:
         holds.append(Hold("not_due", "its next moment has not come", facts.next_at))
+    if state.queued_at is not None:
+        detail = f"its moment {iso(state.queued_at)} waits until what an earlier one started has ended"
+        holds.append(Hold("overlap", detail))
     if facts.loaded:
         holds += _function(facts.function)  # the event is accepted all the same, and its invocation is held
     last = f"It last fired for {iso(state.last_due_at)}" if state.last_due_at else "It has never fired"
@@ -245,6 +250,12 @@ def why_schedule(facts: ScheduleFacts) -> Why:
         "skip": "missed moments do not fire",
     }.get(facts.misfire, "")
     parts = [last, f"generation {state.generation} of {state.definition!r}", *([missed] if missed else [])]
+    if facts.backfill is not None:
+        filled = facts.backfill
+        parts.append(
+            f"backfill {show_id(filled.id)} has fired {filled.fired:,} and passed over {filled.present:,}"
+            f" of its {filled.instants:,} moments"
+        )
     summary = _summed(holds, None) + f" {parts[0]}; {'; '.join(parts[1:])}."
     return Why(
         kind="schedule", id=state.name, function=facts.function.name, state=shown, held_by=tuple(holds),

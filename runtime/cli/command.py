@@ -27,6 +27,7 @@ COMMANDS = {
     "functions": ("functions:functions", "List the functions that the node has loaded, or show one."),
     "invocations": ("invocations:app", "List, show and cancel invocations."),
     "job": ("job:app", "Submit, list, show, redrive and cancel jobs."),
+    "schedule": ("schedule:app", "List schedules and their moments; pause, resume, run and backfill them."),
     "dead-letters": ("dead_letters:app", "List, show, edit, redrive and discard what failed for good."),
     "why": ("why:why", "Say what holds an invocation, a job, a schedule or a function, and until when."),
     "replay": ("replay:replay", "Run a past invocation here, with its payload and its code."),

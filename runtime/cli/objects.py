@@ -10,6 +10,7 @@ import typer
 from headrace.runtime.cli.command import group
 from headrace.runtime.cli.options import AsJson, Token, Url, connect
 from headrace.runtime.cli.output import show_json, show_moment, show_table
+from headrace.runtime.model.size import read_duration
 
 app = group(no_args_is_help=True, help="Put, get and list objects.")
 
@@ -38,13 +39,16 @@ def get(
     file: Annotated[
         str, typer.Argument(metavar="[FILE]", help="Where to write it; - is standard output.")
     ] = "-",
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="ID", help="An older version, of a versioned bucket.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
     """Read an object into a file, which appears when it is whole, or to standard output."""
     with connect(url, token) as client:
-        pieces = client.read_object(address)
+        pieces = client.read_object(address, version_id=version)
         if file == "-":
             for piece in pieces:
                 sys.stdout.buffer.write(piece)
@@ -63,6 +67,38 @@ def get(
         finally:
             part.unlink(missing_ok=True)
     show_json({"url": address, "file": str(target), "size": size}) if as_json else print(target)
+
+
+@app.command()
+def link(
+    address: Address,
+    write: Annotated[bool, typer.Option("--put", help="A link to write the object with, by PUT.")] = False,
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="TIME", help="For how long it is good: 10 min, 1 h, 7 d.")
+    ] = "1 h",
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Print a link to the object server, with which anybody reads or writes one object without a token."""
+    seconds = int(read_duration(expires, field="expires"))
+    with connect(url, token) as client:
+        found = client.link_object(address, method="PUT" if write else "GET", expires_s=seconds)
+    show_json({"url": address, "link": found, "expires_s": seconds}) if as_json else print(found)
+
+
+@app.command()
+def versions(address: Address, as_json: AsJson = False, url: Url = None, token: Token = None) -> None:
+    """List the states of an object that a versioned bucket still has, newest first."""
+    with connect(url, token) as client:
+        found = client.object_versions(address)
+    if as_json:
+        show_json({"items": found})
+        return
+    rows = [
+        [item["version_id"], item["size"], show_moment(item["modified_at"]), item["etag"]] for item in found
+    ]
+    show_table(["VERSION", "SIZE", "MODIFIED", "ETAG"], rows, empty="It has none.", right=("SIZE",))
 
 
 @app.command("list")

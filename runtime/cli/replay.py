@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.runtime.cli.comparison import Outcome, Verdict, compare, input_of, recorded, with_etag
+from headrace.runtime.cli.comparison import Input, Outcome, Verdict, compare, input_of, recorded, with_etag
 from headrace.runtime.cli.options import AsJson, Token, Url, connect
 from headrace.runtime.cli.output import show_error, show_json
 from headrace.runtime.errors import BadRequest, Conflict, NoSuchObject, Unknown, UnknownVersion
@@ -97,6 +97,7 @@ def _prepare(
     from headrace.runtime.snapshot import environment, unpack
 
     notes: list[str] = []
+    pinned: dict[str, str] = {}
     id = record["invocation_id"]
     if record["status"] not in ("succeeded", "dead", "cancelled"):
         notes.append(f"it has not ended: it is {record['status']}")
@@ -127,6 +128,11 @@ def _prepare(
     found = input_of(payload)
     if found is not None:
         now = _state(client, found.bucket, found.key)
+        older = "" if now == found.etag or current else _version_of(client, found)
+        if older:
+            pinned[found.url] = older
+            notes.append(f"{found.url} has changed since: this ran on its version {older}")
+            now = found.etag
         if now is None:
             raise ReplayRefused(f"{found.url} is gone", "A replay needs the object: put it back.")
         if found.etag and now != found.etag:
@@ -138,7 +144,7 @@ def _prepare(
             notes.append(f"{found.url} has changed since: this ran on it as it is now")
             data = json.dumps(with_etag(payload, now)).encode()
     (folder / PAYLOAD).write_bytes(data)
-    return {"argument": argument, "imports": imports, "code": label, "notes": notes}
+    return {"argument": argument, "imports": imports, "code": label, "notes": notes, "pinned": pinned}
 
 
 def _state(client: "Client", bucket: str, key: str) -> str | None:
@@ -150,6 +156,18 @@ def _state(client: "Client", bucket: str, key: str) -> str | None:
             return NodeObjects(client, Path(empty)).head(bucket, key).etag
         except (NoSuchObject, Unknown):
             return None
+
+
+def _version_of(client: "Client", found: Input) -> str:
+    """The version that an object had, where its bucket still has it; empty where not."""
+    try:
+        known = client.object_versions(found.url)
+    except (BadRequest, Unknown):
+        return ""  # folders have no versions
+    for each in known:
+        if each["version_id"] == found.version_id or (found.etag and each["etag"] == found.etag):
+            return str(each["version_id"])
+    return ""
 
 
 def _run(
@@ -174,6 +192,7 @@ def _run(
     request = Request(
         argument=facts["argument"], imports=facts["imports"], function=record["function"],
         invocation_id=number, attempt=max(record["attempts"], 1), debug=facts["debug"], write=write,
+        pinned=facts["pinned"],
     )  # fmt: skip
     (folder / REQUEST).write_bytes(msgspec.msgpack.encode(request))
     found = find_node(url, token=token)

@@ -36,7 +36,8 @@ class Request(msgspec.Struct, kw_only=True):
     """What to run: the loader's `argument`, its function, and as which attempt of which invocation.
 
     `imports` go before what is installed on the import path. `debug` is empty, `pdb` or `break`. The node's
-    address and token come by HEADRACE_URL and HEADRACE_TOKEN.
+    address and token come by HEADRACE_URL and HEADRACE_TOKEN. `pinned` has the versions to read of objects
+    that have changed since.
     """
 
     argument: bytes
@@ -46,6 +47,7 @@ class Request(msgspec.Struct, kw_only=True):
     attempt: int
     debug: str = ""
     write: bool = False
+    pinned: dict[str, str] = {}
 
 
 class Written(msgspec.Struct, kw_only=True):
@@ -68,10 +70,10 @@ class Report(msgspec.Struct, kw_only=True):
 class _Tools(Toolbox):
     """What a replay's context shares: objects and client of the node, progress on the error stream."""
 
-    def __init__(self, folder: Path, *, write: bool) -> None:
+    def __init__(self, folder: Path, *, write: bool, pinned: dict[str, str]) -> None:
         super().__init__(WorkerConfig(), folder / "scratch", _show_progress)
         self._through = Client()
-        self.kept = NodeObjects(self._through, folder / "objects", through=write)
+        self.kept = NodeObjects(self._through, folder / "objects", through=write, pinned=pinned)
 
     @property
     def objects(self) -> ObjectStore:
@@ -102,7 +104,7 @@ def _replay(request: Request, folder: Path) -> Report:
             error = LoadFailed(faults[0].file, faults[0].line, faults[0].message)
         return Report(refused={"message": str(error), "hint": error.hint})
     show_log_records()
-    tools = _Tools(folder, write=request.write)
+    tools = _Tools(folder, write=request.write, pinned=request.pinned)
     payload = msgspec.json.decode((folder / PAYLOAD).read_bytes())
     began = time.monotonic()
     context = Context(

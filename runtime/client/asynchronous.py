@@ -201,6 +201,14 @@ class AsyncClient:
         """Read an object in pieces."""
         return self._iterate(lambda: self._client.read_object(url))
 
+    async def link_object(self, url: str, **options: Any) -> str:
+        """As `Client.link_object`."""
+        return await self._run(self._client.link_object, url, **options)
+
+    async def object_versions(self, url: str) -> list[Json]:
+        """As `Client.object_versions`."""
+        return await self._run(self._client.object_versions, url)
+
     def list_objects(self, url: str, **matching: Any) -> AsyncIterator[Json]:
         """The objects under a prefix."""
         return self._iterate(lambda: self._client.list_objects(url, **matching))

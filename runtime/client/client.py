@@ -13,12 +13,13 @@ from contextlib import closing
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from urllib.parse import quote
 
 from headrace.runtime.client.answer import WaitTimeout, raise_for, refuse, segment
 from headrace.runtime.client.backend import MANY_MAX, PLAIN, Answer, Backend, SubmitOptions
 from headrace.runtime.client.payload import encode_payload
+from headrace.runtime.client.schedules import Schedules
 from headrace.runtime.errors import BadRequest, InvalidObjectUrl, PayloadTooLarge, WrongState
 
 if TYPE_CHECKING:
@@ -305,6 +306,11 @@ class Client:
         """
         return self._pages("/v1/invocations", {"function": function, "status": status, "tag": tag}, limit)
 
+    @property
+    def schedules(self) -> Schedules:
+        """What can be done with schedules: list, pause, resume, run, backfill."""
+        return Schedules(self)
+
     def why(self, name: str) -> Json:
         """What holds an invocation, a job, a schedule or a function, and until when.
 
@@ -478,6 +484,44 @@ class Client:
         """Make a bucket; one that is there already is left as it is."""
         self._ok("PUT", f"/v1/buckets/{quote(bucket, safe='')}")
 
+    def connect_bucket(
+        self,
+        bucket: str,
+        *,
+        node_url: str = "",
+        targets: Sequence[str] = (),
+        removals: bool = False,
+        wait_s: float = 10.0,
+    ) -> Json:
+        """Have the node's S3 server tell the node of a bucket, and prove it with a probe object.
+
+        Args:
+            node_url: the node as the server reaches it; by default as it knows itself.
+            targets: the names of the server's two webhook targets, at once and kept.
+            removals: deletions as well; they are told in any case when a trigger of the bucket asks for them.
+            wait_s: seconds to wait for the probe's deliveries, 0 to 60.
+
+        Returns: `connected`, `targets` with what each delivered, and in `server_environment` the lines that
+            the server's environment lacks.
+        """
+        body: dict[str, object] = {"url": node_url, "removals": removals, "wait_s": wait_s}
+        if targets:
+            body["targets"] = list(targets)
+        path = f"/v1/buckets/{quote(bucket, safe='')}/connect"
+        answer = self._ok(
+            "POST",
+            path,
+            body=encode_payload(body),
+            headers={"Content-Type": "application/json"},
+            timeout_s=wait_s + self.timeout_s,
+        )
+        found: Json = json.loads(answer.body)
+        return found
+
+    def disconnect_bucket(self, bucket: str) -> None:
+        """Have the S3 server tell the node no more of a bucket; rules that others made stay."""
+        self._ok("DELETE", f"/v1/buckets/{quote(bucket, safe='')}/connect")
+
     def put_object(self, url: str, data: bytes | BinaryIO | Path) -> Json:
         """Write an object, `s3://BUCKET/KEY`, from bytes, an open file or a path; what the node answers (its
         ETag).
@@ -507,13 +551,32 @@ class Client:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def read_object(self, url: str) -> Iterator[bytes]:
-        """Read an object in pieces of at most 1 MiB. Raises NoSuchObject at the first."""
-        with closing(self.backend.stream("GET", _object_path(url))) as stream:
+    def read_object(self, url: str, *, version_id: str | None = None) -> Iterator[bytes]:
+        """Read an object, or an older version of it, in pieces of at most 1 MiB. Raises NoSuchObject at the
+        first.
+        """
+        query = None if version_id is None else {"version_id": version_id}
+        with closing(self.backend.stream("GET", _object_path(url), query=query)) as stream:
             if stream.status >= 400:
                 refuse(stream.status, stream.headers, stream.read(READ_BYTES))
             while piece := stream.read(READ_BYTES):
                 yield piece
+
+    def link_object(self, url: str, *, method: Literal["GET", "PUT"] = "GET", expires_s: int = 3600) -> str:
+        """A URL of the object server itself, with which anybody may read an object, or with `PUT` write it,
+        for 1 second to 7 days. Raises BadRequest where objects are kept in a folder.
+        """
+        answer = self._ok(method, _object_path(url), query={"link": str(expires_s)})
+        link: str = json.loads(answer.body)["url"]
+        return link
+
+    def object_versions(self, url: str) -> list[Json]:
+        """The states of one object that a versioned bucket still has, newest first: `version_id, size, etag,
+        modified_at` of each. Raises BadRequest where objects are kept in a folder.
+        """
+        answer = self._ok("GET", _object_path(url), query={"versions": "true"})
+        found: list[Json] = json.loads(answer.body)["items"]
+        return found
 
     def list_objects(self, url: str, *, limit: int | None = None) -> Iterator[Json]:
         """The objects under `s3://BUCKET/PREFIX`: `key, size, etag, modified_at` of each."""

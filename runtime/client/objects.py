@@ -8,7 +8,7 @@ import builtins
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +33,19 @@ class NodeObjects:
         client: of the node.
         folder: where what is written stays; made when it is missing.
         through: write to the node itself; what an engine's own step leaves still stays here.
+        pinned: by `s3://BUCKET/KEY`, the versions that are read of objects until they are written here.
     """
 
-    def __init__(self, client: Client, folder: Path, *, through: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        folder: Path,
+        *,
+        through: bool = False,
+        pinned: Mapping[str, str] | None = None,
+    ) -> None:
         self._client = client
+        self._pinned = pinned or {}
         self._through = through
         self._here = FolderStore(folder, fsync=False)
         self._gone: set[tuple[str, str]] = set()
@@ -56,11 +65,12 @@ class NodeObjects:
 
     # ---- reading ----
 
-    def head(self, bucket: str, key: str) -> ObjectInfo:
-        here = self._look(bucket, key)
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        here = self._look(bucket, key) if version_id is None else None
         if here is not None:
             return here
-        answer = self._client.backend.request("HEAD", _path(bucket, key))
+        version_id = version_id or self._pinned.get(f"s3://{bucket}/{key}")
+        answer = self._client.backend.request("HEAD", _path(bucket, key), query=_version(version_id))
         if answer.status >= 400:  # a HEAD has no body that says which error it is
             if answer.status == 404:
                 raise NoSuchObject(bucket, key)
@@ -78,20 +88,30 @@ class NodeObjects:
         )
 
     def open(
-        self, bucket: str, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        version_id: str | None = None,
     ) -> BinaryIO:
         if start < 0 or (end is not None and end < start):
             raise ValueError(f"[{start}, {end}) is no range of bytes")
-        if self._look(bucket, key) is not None:
+        if version_id is None and self._look(bucket, key) is not None:
             return self._here.open(bucket, key, start=start, end=end, if_match=if_match)
-        info = self.head(bucket, key)
+        version_id = version_id or self._pinned.get(f"s3://{bucket}/{key}")
+        info = self.head(bucket, key, version_id=version_id)
         if if_match is not None and info.etag != if_match:
             raise PreconditionFailed(bucket, key, if_match, info.etag)
         end = info.size if end is None else min(end, info.size)
         if start >= end:
             return io.BytesIO()
         headers = {"range": f"bytes={start}-{end - 1}"}
-        stream = self._client.backend.stream("GET", _path(bucket, key), headers=headers)
+        stream = self._client.backend.stream(
+            "GET", _path(bucket, key), query=_version(version_id), headers=headers
+        )
         if stream.status >= 400:
             refuse(stream.status, stream.headers, stream.read(1 << 20))
         etag = stream.headers.get("etag", "").strip('"')
@@ -100,8 +120,8 @@ class NodeObjects:
             raise PreconditionFailed(bucket, key, info.etag, etag)
         return cast(BinaryIO, io.BufferedReader(_Raw(stream), 1 << 18))
 
-    def get(self, bucket: str, key: str) -> bytes:
-        with self.open(bucket, key) as stream:
+    def get(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+        with self.open(bucket, key, version_id=version_id) as stream:
             return stream.read()
 
     def list(
@@ -323,6 +343,10 @@ def _info(item: dict[str, Any]) -> ObjectInfo:
         content_type=item.get("content_type"),
         version_id=item.get("version_id"),
     )
+
+
+def _version(version_id: str | None) -> dict[str, str] | None:
+    return None if version_id is None else {"version_id": version_id}
 
 
 def _path(bucket: str, key: str) -> str:

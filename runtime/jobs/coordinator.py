@@ -132,8 +132,9 @@ class Coordinator:
         tags: str | None = None,
         before: Sequence[Write] = (),
         version: str = "",
+        id: int | None = None,
     ) -> str:
-        """Accept a job durably and return its id.
+        """Accept a job durably and return its id: `id`, or a new one.
 
         `given` is `{"object": "s3://BUCKET/KEY"}` or `{"items": […]}`. `before` are writes of the trigger
         that submits it, recorded in the same step. Raises UnknownFunction, InvalidFunction, NoSuchObject,
@@ -143,12 +144,36 @@ class Coordinator:
         if spec.job is None:
             raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
         given = await self._checked(function, spec, given)
-        id = self._ids.next()
+        if id is None:
+            id = self._ids.next()
         now = self._clock.now()
         first = self._plan_invocation(id, function, spec, given, now=now)
         put = JobPut(id, function, spec.job, dict(given), now, tags, version)
         self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
         await self._dispatcher.accept([first], before=[*before, put])
+        return show_id(id)
+
+    async def submit_failed(
+        self,
+        function: str,
+        given: Mapping[str, Any],
+        *,
+        error: Mapping[str, Any],
+        before: Sequence[Write] = (),
+        version: str = "",
+    ) -> str:
+        """Record a job that failed before it could begin, in one step with `before`, and return its id.
+
+        `error` is `{"code", "message", …}`. Raises UnknownFunction, or what refused a write.
+        """
+        spec = self._dispatcher.spec(function)
+        assert spec.job is not None
+        id, now = self._ids.next(), self._clock.now()
+        put = JobPut(id, function, spec.job, dict(given), now, None, version)
+        moved = JobMoved(id, "failed", LIVE, now, error=dict(error))
+        for applied in await self._store.apply([*before, put, moved], now=now):
+            if applied.refused is not None:
+                raise applied.refused
         return show_id(id)
 
     async def job(self, id: str) -> Job:
@@ -238,7 +263,7 @@ class Coordinator:
             "job_id": show_id(job.id),
             "function": job.function,
             "status": job.status,
-            "input": job.input if "items" not in job.input else {"items": len(job.input["items"])},
+            "input": _shown(job.input),
             "accepted_at": job.accepted_at,
             "started_at": job.started_at,
             "ended_at": job.ended_at,
@@ -467,6 +492,8 @@ class Coordinator:
         invocations = []
         for index, (start, end, proven) in enumerate(found["ranges"]):
             payload = {**shared, "index": index, "start": start, "end": end, "proven": proven}
+            if "objects" in found:
+                payload["shared"] = found["objects"][found["places"][index]]
             if "items" in found:
                 payload["items"] = found["items"][index]
             invocations.append(
@@ -617,7 +644,7 @@ class Coordinator:
         manifest = {
             "job": show_id(job.id),
             "function": job.function,
-            "input": job.input if "items" not in job.input else {"items": len(job.input["items"])},
+            "input": _shown(job.input),
             "result": f"s3://{bucket}/{folder}result.json",
             "chunks": parts,
             "warnings": warnings,
@@ -740,6 +767,8 @@ class Coordinator:
             bucket, key = parse_object_url(str(given["object"]))
             info = await self._in_thread(self._objects.head, bucket, key)
             return {"object": f"s3://{bucket}/{key}", "etag": info.etag, "size": info.size}
+        if "objects" in given:
+            return await self._checked_objects(function, spec, given["objects"])
         if spec.job.split.get("kind") != "items":
             raise InvalidFunction(
                 function, "takes an object as input", "Submit it with --input s3://BUCKET/KEY."
@@ -747,6 +776,26 @@ class Coordinator:
         if not isinstance(given.get("items"), list):
             raise InvalidFunction(function, "takes items or an object as input", 'Send {"items": […]}.')
         return {"items": given["items"]}
+
+    async def _checked_objects(self, function: str, spec: FunctionSpec, given: Any) -> dict[str, Any]:
+        """The input of a job over several objects, which are pinned to their ETags: a list of
+        `{"bucket", "key", "etag", "size"}`, or the address of an object that holds one. A job over items has
+        them as its items.
+        """
+        assert spec.job is not None
+        of_items = spec.job.split.get("kind") == "items"
+        if isinstance(given, str):
+            bucket, key = parse_object_url(given)
+            info = await self._in_thread(self._objects.head, bucket, key)
+            address = f"s3://{bucket}/{key}"
+            if of_items:
+                return {"object": address, "etag": info.etag, "size": info.size}
+            return {"objects": address, "etag": info.etag}
+        if not isinstance(given, list) or not all(isinstance(one, Mapping) and "key" in one for one in given):
+            raise InvalidFunction(
+                function, "takes objects as a list of their buckets and keys", 'Send {"objects": […]}.'
+            )
+        return {"items": given} if of_items else {"objects": given}
 
     def _plan_invocation(
         self,
@@ -802,6 +851,11 @@ class _Answer(msgspec.Struct):
     short_rows: int = 0
     long_rows: int = 0
     irregular: dict[str, int] | None = None
+
+
+def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's input as people are shown it: how many there are of a list."""
+    return {name: len(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _rows(count: int) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.errors import InvalidFunction
-from headrace.runtime.jobs.bad_input import BadCut
+from headrace.runtime.jobs.bad_input import BadCut, InvalidSplit
 from headrace.runtime.jobs.chunk import Chunk, ItemsChunk, chunk_from_dict, chunks_of
-from headrace.runtime.jobs.plan import plan, plan_items, read_items
+from headrace.runtime.jobs.plan import RANGES_MAX, plan, plan_items, read_items
 from headrace.runtime.jobs.reduce import all_results, fold
 from headrace.runtime.jobs.source import ObjectSource
 from headrace.runtime.jobs.split import Items, Split
@@ -68,12 +68,20 @@ class JobCode:
         given = payload["input"]
         if isinstance(self.split, Items):
             return self._plan_items(given, context)
+        if "objects" in given:
+            return self._plan_objects(given, payload, context)
         if "object" not in given:
             raise InvalidFunction(
                 self.name, "its split needs an object as input", "Submit it with --input s3://BUCKET/KEY."
             )
         bucket, key = parse_object_url(given["object"])
-        source = ObjectSource(context.objects, bucket, key=key, etag=given.get("etag"))
+        return self._plan_object(bucket, key, given.get("etag"), payload, context)
+
+    def _plan_object(
+        self, bucket: str, key: str, etag: str | None, payload: Mapping[str, Any], context: Any
+    ) -> dict[str, Any]:
+        assert not isinstance(self.split, Items)
+        source = ObjectSource(context.objects, bucket, key=key, etag=etag)
         found = plan(
             self.split,
             source,
@@ -81,7 +89,7 @@ class JobCode:
             bucket=bucket,
             key=key,
         )
-        etag = given.get("etag") or context.objects.head(bucket, key).etag
+        etag = etag or context.objects.head(bucket, key).etag
         parts = chunks_of(found, self.split, source, bucket=bucket, key=key, etag=etag)
         shared: dict[str, Any] = {}
         ranges: list[list[Any]] = []
@@ -91,6 +99,38 @@ class JobCode:
                 shared = described
             ranges.append([part.start, part.end, described["proven"]])
         return {"shared": shared, "ranges": ranges, "size": found.size, "sequential": found.sequential}
+
+    def _plan_objects(
+        self, given: Mapping[str, Any], payload: Mapping[str, Any], context: Any
+    ) -> dict[str, Any]:
+        """The chunks of several objects, one object after another; `places` says whose each range is."""
+        listed = given["objects"]
+        if isinstance(listed, str):
+            bucket, key = parse_object_url(listed)
+            source = ObjectSource(context.objects, bucket, key=key, etag=given.get("etag"))
+            listed = [msgspec.json.decode(raw) for raw in read_items(source, bucket=bucket, key=key)]
+        objects: list[dict[str, Any]] = []
+        ranges: list[list[Any]] = []
+        places: list[int] = []
+        size, sequential = 0, False
+        for one in listed:
+            found = self._plan_object(one["bucket"], one["key"], one.get("etag"), payload, context)
+            size, sequential = size + found["size"], sequential or found["sequential"]
+            if not found["ranges"]:
+                continue
+            if len(ranges) + len(found["ranges"]) > RANGES_MAX:
+                raise InvalidSplit("chunk", f"the objects have more than {RANGES_MAX:,} chunks of this size",
+                                   "Make chunks larger.")  # fmt: skip
+            places += [len(objects)] * len(found["ranges"])
+            objects.append(found["shared"])
+            ranges += found["ranges"]
+        return {
+            "objects": objects,
+            "places": places,
+            "ranges": ranges,
+            "size": size,
+            "sequential": sequential,
+        }
 
     def _plan_items(self, given: Mapping[str, Any], context: Any) -> dict[str, Any]:
         assert isinstance(self.split, Items)

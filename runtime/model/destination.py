@@ -13,6 +13,9 @@ from headrace.runtime.model.spec import FunctionSpec
 DELIVER = "headrace.deliver"
 """The node's own function that writes records into buckets and posts them to webhooks."""
 
+CALLBACK_SETTING = "callback"
+"""What stands in a delivery's event for a URL that a caller has named."""
+
 _TIMEOUT_S = 20.0
 # About an hour of attempts; then the record is a dead letter, which may be redriven.
 _RETRY = RetryPolicy(retries=20, base_s=1.0, max_s=600.0)

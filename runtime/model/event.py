@@ -6,6 +6,7 @@ replayed.
 
 import base64
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
@@ -119,6 +120,100 @@ class ScheduleEvent(Event):
     @property
     def schedule(self) -> str:
         return str(self["resources"][0])
+
+
+class UploadSetEvent(Event):
+    """A set of uploads, in EventBridge's envelope. `detail` is what there is to know of it.
+
+    Files are `{"bucket", "key", "etag", "size"}`, with `version-id` in a versioned bucket; keys are as they
+    are, not encoded.
+    """
+
+    COMPLETE = "Upload Set Complete"
+    INCOMPLETE = "Upload Set Incomplete"
+    LATE = "Upload Set Late Files"
+
+    @classmethod
+    def of(
+        cls, trigger: str, *, bucket: str, name: str, kind: str, time: str, id: str, detail: Mapping[str, Any]
+    ) -> "UploadSetEvent":
+        """`kind` is COMPLETE, INCOMPLETE or LATE; `time` is ISO 8601 UTC; `id` is the event's; `detail` holds
+        the rest.
+        """
+        return cls(
+            {
+                "version": "0",
+                "id": id,
+                "detail-type": kind,
+                "source": "headrace.uploadset",
+                "account": "",
+                "time": time,
+                "region": "",
+                "resources": [trigger],
+                "detail": {"bucket": bucket, "set": name, **detail},
+            }
+        )
+
+    @property
+    def bucket(self) -> str:
+        return str(self["detail"]["bucket"])
+
+    @property
+    def set(self) -> str:
+        """The set's name: what its keys have in common, joined by slashes."""
+        return str(self["detail"]["set"])
+
+    @property
+    def by(self) -> dict[str, str]:
+        """The same by name: `{"day": "2026-01-31"}`."""
+        by: dict[str, str] = self["detail"]["by"]
+        return by
+
+    @property
+    def complete(self) -> bool:
+        return bool(self["detail"]["complete"])
+
+    @property
+    def late(self) -> bool:
+        """Whether the files came after their set had fired."""
+        return bool(self["detail"]["late"])
+
+    @property
+    def reason(self) -> str:
+        """Why it is complete, or what is missing."""
+        return str(self["detail"]["reason"])
+
+    @property
+    def count(self) -> int:
+        """How many files there are, in the event or in its list."""
+        return int(self["detail"]["count"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return int(self["detail"]["size"])
+
+    @property
+    def list_url(self) -> str | None:
+        """The address of the JSON array of all files, where the event holds only the first of them."""
+        url = self["detail"].get("list")
+        return None if url is None else str(url)
+
+    def files(self, objects: Any = None) -> list[dict[str, Any]]:
+        """All files, by key. Those that do not fit into the event are read from `context.objects`.
+
+        Raises: ValueError if they do not fit and `objects` is None; NoSuchObject when their list is too old.
+        """
+        if self.list_url is None:
+            found: list[dict[str, Any]] = self["detail"]["files"]
+            return found
+        if objects is None:
+            raise ValueError(
+                f"the event holds some of {self.count:,} files only: call files(context.objects)"
+            )
+        bucket, _, key = self.list_url.removeprefix("s3://").partition("/")
+        found = json.loads(objects.get(bucket, key))
+        return found
 
 
 class HttpEvent(Event):

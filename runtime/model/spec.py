@@ -10,6 +10,9 @@ import msgspec
 
 from headrace.runtime.model.policy import RetryPolicy
 
+VALIDATE = "headrace.validate"
+"""The node's own function that compares an event with a function's types."""
+
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MEMORY_BYTES = 512 << 20
 DEFAULT_MAX_AGE_S = 6 * 3600.0
@@ -51,7 +54,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     event, step by step, empty without one. With `memory_max_bytes` an attempt that ran out of memory is made
     again with more.
     `on_failure` and `on_success` are destinations: a function's name, `s3://BUCKET/PREFIX` or a webhook's
-    URL, which may hold a secret (`model/destination.py` has the form to show).
+    URL, which may hold a secret (`model/destination.py` has the form to show). With `callbacks` a caller may
+    have named a URL that is told of the end.
     """
 
     name: str
@@ -74,6 +78,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_failure: str | None = None
     on_success: str | None = None
     idempotency_ttl_s: float = DEFAULT_IDEMPOTENCY_TTL_S
+    callbacks: bool = False
     typed: bool = False
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     output_schema: dict[str, Any] | None = None

@@ -115,28 +115,56 @@ class Seen(msgspec.Struct, gc=False):
 
 
 class Forget(msgspec.Struct, gc=False):
-    """Remove ledger rows of keys that a complete sweep no longer found."""
+    """Remove ledger rows of keys that a complete sweep no longer found; with `gone` only those that mark an
+    object that has gone, which have no ETag.
+    """
 
     trigger: str
     bucket: str
     keys: list[str]
+    gone: bool = False
 
 
 class Fired(msgspec.Struct, gc=False):
     """A schedule fired for a due instant. Refused with Duplicate when it already had, or when `generation` is
     not the newest.
+
+    `cause` is `due`, `missed` (made up for), `queued` (what an overlap had put off), `run` (by hand),
+    `backfill`, or `skipped`, which records that the instant does not fire. `subject` is the invocation or job
+    that was accepted with it; whoever accepts it fills that in.
+
+    Of the causes `due`, `missed` and `queued`, `overlap` says what is done while an earlier one's invocation
+    or job has not ended; then the write is refused with Overlapping. `skip` records that it is skipped,
+    `queue` that it waits, or that it is skipped when one waits already, `cancel` nothing; `allow` never
+    refuses.
+
+    With `backfill`, its backfill moves on to this instant, past `present` that had fired before. It is
+    refused with Duplicate when the backfill has ended or is further, and with Overlapping while as many of
+    its invocations or jobs as may run at once have not ended. With `again` an instant that has fired fires
+    once more.
     """
 
     schedule: str
     due_at: float
     generation: int
+    cause: str = "due"
+    overlap: str = "allow"
+    subject: int | None = None
+    backfill: int | None = None
+    present: int = 0
+    again: bool = False
 
 
 class CursorMoved(msgspec.Struct, gc=False):
-    """A named position of a trigger's source, as it likes to write it."""
+    """A named position of a trigger's source, as it likes to write it.
+
+    With `expected` it moves only from there, from nowhere when that is "", and is refused with Duplicate
+    otherwise: so of several sources that read the same thing, one brings each part of it.
+    """
 
     name: str
     value: str
+    expected: str | None = None
 
 
 class JobPut(msgspec.Struct, gc=False):

@@ -46,6 +46,11 @@ def content_type_of(descriptor: int, key: str) -> str | None:
             stored = os.getxattr(descriptor, _CONTENT_TYPE_ATTRIBUTE).decode("ascii")
             if _CONTENT_TYPE.fullmatch(stored):
                 return stored
+    return type_of_name(key)
+
+
+def type_of_name(key: str) -> str | None:
+    """The content type that a key's ending suggests."""
     return _types().get(os.path.splitext(key)[1].lower())
 
 

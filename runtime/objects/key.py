@@ -13,6 +13,8 @@ from headrace.runtime.errors import InvalidBucketName, InvalidKey
 
 SYSTEM_BUCKET = "headrace-system"
 RESERVED_PREFIX = ".headrace-"
+PROBES = ".headrace-probe/"
+"""Keys of objects that only try out whether notifications arrive; they never trigger."""
 KEY_BYTES_MAX = 1024
 SEGMENT_BYTES_MAX = 255
 

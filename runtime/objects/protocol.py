@@ -8,13 +8,16 @@ be pickled or carried over a fork.
 import builtins
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
 from headrace.runtime.errors import Conflict
 
 LIST_LIMIT_MAX = 10_000
+LINK_S = 3_600
+LINK_S_MAX = 7 * 86_400
+"""Seconds for which a link is good: by default, and at most, which is what S3 takes."""
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -176,6 +179,34 @@ class ObjectStore(Protocol):
         """All that `list` would page through, in bounded memory and cheaper per object than by pages.
 
         What is put or deleted meanwhile may or may not be seen; what is there throughout is seen once.
+        """
+
+
+@runtime_checkable
+class ObjectServer(Protocol):
+    """What an object store can do besides when others reach it too, by HTTP; a folder cannot."""
+
+    def link(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        method: Literal["GET", "PUT"] = "GET",
+        expires_s: int = LINK_S,
+        version_id: str | None = None,
+    ) -> str:
+        """A URL with which anybody may read or write one object until it expires; the object need not exist.
+
+        Args:
+            expires_s: 1 to LINK_S_MAX, from now.
+            version_id: the version to read; None is the newest.
+
+        Raises: ValueError for an expiry out of range.
+        """
+
+    def versions(self, bucket: str, key: str) -> builtins.list[ObjectInfo]:
+        """The states of one key that a versioned bucket still has, newest first, at most 1,000; the present
+        one of an unversioned bucket.
         """
 
 

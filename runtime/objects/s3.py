@@ -3,9 +3,10 @@
 Imports the floor and this room. What one would get wrong:
 
 - An ETag belongs to contents, not to writes: putting the same bytes again gives the same ETag.
-- Only Amazon's keys are any text. Servers over file systems refuse an empty, `.` or `..` segment, or take it for
-  another key, so here such a put or deletion raises InvalidKey. A server's own rules come on top: for MinIO a
-  segment has at most 255 bytes. A key that cannot be put is read as absent.
+- Only Amazon's keys are any text. Servers over file systems refuse an empty, `.` or `..` segment, or take it
+  for another key, so here such a put or deletion raises InvalidKey. A server's own rules come on top: MinIO
+  takes at most 255 bytes in a segment, and does not list `a/b` while there is an object `a`. A key that
+  cannot be put is read as absent.
 - A put is followed by a HEAD, because the answer to a put names no time.
 """
 
@@ -17,7 +18,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from headrace.runtime.clock import Clock
 from headrace.runtime.errors import (
@@ -35,19 +36,19 @@ from headrace.runtime.objects.key import (
     check_bucket,
     check_key,
 )
-from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, ObjectInfo
-from headrace.runtime.objects.s3_connection import RETRIES, Answer, S3Connection
+from headrace.runtime.objects.protocol import LINK_S, LINK_S_MAX, LIST_LIMIT_MAX, ObjectInfo
+from headrace.runtime.objects.s3_connection import RETRIES, SILENCE_S, Answer, S3Connection
 from headrace.runtime.objects.s3_endpoint import S3Endpoint
+from headrace.runtime.objects.s3_listing import PAGE_MAX, objects_in_order
 from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page
 from headrace.runtime.objects.s3_reader import S3Reader
-from headrace.runtime.objects.s3_refusal import raise_refusal
+from headrace.runtime.objects.s3_refusal import is_about_key, raise_refusal
 from headrace.runtime.objects.s3_signature import Credentials
 from headrace.runtime.objects.s3_upload import S3Upload, check_conditions_heeded
 
 WHOLE_PUT_BYTES_MAX = 64 << 20
 _PIECE_BYTES = 1 << 20
 _READ_BUFFER_BYTES = 256 << 10
-_PAGE_MAX = 1_000
 _PROBE_KEY = RESERVED_PREFIX + "conditional-write-probe"
 _ETAG = re.compile(r"[\x21\x23-\x7e]+")
 
@@ -57,14 +58,23 @@ class S3Store:
 
     Args:
         retries: how often a request that was not answered is tried again.
+        silence_s: seconds for which a server may say nothing in an answer.
 
     Making one sends nothing.
     """
 
     def __init__(
-        self, endpoint: S3Endpoint, credentials: Credentials, *, clock: Clock, retries: int = RETRIES
+        self,
+        endpoint: S3Endpoint,
+        credentials: Credentials,
+        *,
+        clock: Clock,
+        retries: int = RETRIES,
+        silence_s: float = SILENCE_S,
     ) -> None:
-        self.connection = S3Connection(endpoint, credentials, clock=clock, retries=retries)
+        self.connection = S3Connection(
+            endpoint, credentials, clock=clock, retries=retries, silence_s=silence_s
+        )
         self._conditions_heeded = False
 
     def buckets(self) -> builtins.list[str]:
@@ -193,7 +203,34 @@ class S3Store:
         return builtins.list(itertools.islice(self._walk(bucket, prefix, after, page=limit), limit))
 
     def iterate(self, bucket: str, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        return self._walk(bucket, prefix, after, page=_PAGE_MAX)
+        return self._walk(bucket, prefix, after, page=PAGE_MAX)
+
+    def link(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        method: Literal["GET", "PUT"] = "GET",
+        expires_s: int = LINK_S,
+        version_id: str | None = None,
+    ) -> str:
+        if not 1 <= expires_s <= LINK_S_MAX:
+            raise ValueError(f"a link is good for 1 to {LINK_S_MAX} seconds, not {expires_s}")
+        path = _path(bucket, key)
+        if method == "PUT":
+            self._check_key(key)
+        return self.connection.link(method, path, query=_version(version_id), expires_s=expires_s)
+
+    def versions(self, bucket: str, key: str) -> builtins.list[ObjectInfo]:
+        _path(bucket, key)
+        query = {"versions": "", "encoding-type": "url", "prefix": key, "max-keys": str(PAGE_MAX)}
+        answer = self.connection.request("GET", f"/{bucket}", query=query)
+        if is_about_key(answer):
+            return []
+        if not answer.ok:
+            raise_refusal(self.connection, bucket, None, answer)
+        # A prefix also matches longer keys, but they sort behind.
+        return [info for info in parse_page(bucket, answer.data).objects if info.key == key]
 
     def _walk(self, bucket: str, prefix: str, after: str, *, page: int) -> Iterator[ObjectInfo]:
         check_bucket(bucket)
@@ -202,19 +239,7 @@ class S3Store:
         if len(prefix.encode("utf-8", "replace")) > KEY_BYTES_MAX:
             self._bucket_must_exist(bucket)
             return
-        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix, "max-keys": str(min(page, _PAGE_MAX))}
-        if after:
-            query["start-after"] = after
-        while True:
-            answer = self.connection.request("GET", f"/{bucket}", query=query)
-            if not answer.ok:
-                raise_refusal(self.connection, bucket, None, answer)
-            found = parse_page(bucket, answer.data)
-            yield from found.objects
-            if found.more is None:
-                return
-            query.pop("start-after", None)
-            query["continuation-token"] = found.more
+        yield from objects_in_order(self.connection, bucket, prefix=prefix, after=after, page=page)
 
     def _reader(
         self,
@@ -251,9 +276,7 @@ class S3Store:
             # The server knows no ranges: pass over what was not asked for.
             left = max(0, min(left, left if end is None else end) - start)
             _pass_over(answer, start)
-        return S3Reader(
-            self.connection, answer, bucket=bucket, key=key, query=query, start=start, left=left
-        )
+        return S3Reader(self.connection, answer, bucket=bucket, key=key, query=query, start=start, left=left)
 
     def _check_key(self, key: str) -> None:
         check_key(key)

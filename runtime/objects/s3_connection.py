@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import msgspec
@@ -36,7 +36,7 @@ _CONNECTIONS = 16
 _PAUSE_S = 0.1
 _PAUSE_S_MAX = 4.0
 _CONNECT_S = 5.0
-_SILENCE_S = 60.0
+SILENCE_S = 60.0
 _ANSWER_BYTES_MAX = 16 << 20
 _OVERLOADED = (429, 500, 502, 503, 504)
 
@@ -83,7 +83,7 @@ class S3Connection:
         *,
         clock: Clock,
         retries: int = RETRIES,
-        silence_s: float = _SILENCE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.endpoint = endpoint
         self._credentials = credentials
@@ -130,23 +130,29 @@ class S3Connection:
     def open(
         self, path: str, *, query: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """`request` with GET that leaves the body of a success in `Answer.stream`, for the caller to close."""
+        """`request` with GET that leaves a success's body in `Answer.stream`, for the caller to close."""
         return self._send("GET", path, query or {}, headers or {}, b"", stream=True)
 
+    def close(self) -> None:
+        """Close this process's idle sockets; the next request opens others."""
+        if self._process == os.getpid() and self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
     def link(self, method: str, path: str, *, query: Mapping[str, str], expires_s: int) -> str:
-        """A URL that lets anybody who has it send this request for a time. Raises: ValueError."""
+        """A URL that lets anybody who has it send this request for `expires_s` seconds."""
         encoded = encode_path(path)
         signed = presign(
             self._credentials,
             method=method,
-            host=self.endpoint.host,
+            host=self.endpoint.public.partition("://")[2],
             path=encoded,
             query=query,
             expires_s=expires_s,
             region=self.endpoint.region,
             at=self._clock.now() + self._ahead_s,
         )
-        return f"{self.endpoint.base}{encoded}?{signed}"
+        return f"{self.endpoint.public}{encoded}?{signed}"
 
     def _send(
         self,
@@ -160,7 +166,7 @@ class S3Connection:
     ) -> Answer:
         answer = self._send_once(method, path, query, headers, body, stream=stream)
         if answer.status == 403 and answer.code == "RequestTimeTooSkewed" and "date" in answer.headers:
-            # A node whose clock is wrong is not a node without rights: sign by the server's clock from now on.
+            # A node whose clock is wrong is not one without rights: sign by the server's clock from now on.
             self._ahead_s = _http_date(answer.headers["date"]) - self._clock.now()
             answer = self._send_once(method, path, query, headers, body, stream=stream)
         if answer.status in _OVERLOADED:
@@ -203,7 +209,7 @@ class S3Connection:
             response = self._connections().urlopen(
                 method,
                 f"{encoded}?{text}" if text else encoded,
-                body=body if body or method in ("PUT", "POST") else None,
+                body=_sendable(body) if body or method in ("PUT", "POST") else None,
                 headers=own,
                 retries=_Retries(self._retries),
                 redirect=False,
@@ -218,7 +224,7 @@ class S3Connection:
         except HTTPError as error:
             raise ObjectServerUnavailable(self.endpoint.base, _why(error)) from error
         # A multipart upload may fail after its 200 was sent: then the body is an error.
-        failed = response.status >= 300 or data.startswith(b"<?xml") and b"<Error>" in data[:200]
+        failed = response.status >= 300 or (data.startswith(b"<?xml") and b"<Error>" in data[:200])
         code, message = _error_of(data) if failed else ("", "")
         status = 500 if failed and response.status < 300 else response.status
         return Answer(status, response.headers, data, code, message, retried)
@@ -262,8 +268,13 @@ class _Retries(Retry):
 
 _REFUSALS = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed",
-     "PermanentRedirect", "IllegalLocationConstraintException"}
+     "PermanentRedirect", "IllegalLocationConstraintException", "XAdminUserNotFound"}
 )  # fmt: skip
+
+
+def _sendable(body: Body) -> bytes:
+    # Whatever has a buffer is sent as it is, though urllib3 only promises to take bytes.
+    return cast(bytes, body)
 
 
 def _why_refused(answer: Answer) -> str:

@@ -4,6 +4,7 @@ Imports the floor and this room. Credentials are never part of the URL, so that 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
@@ -13,16 +14,20 @@ from headrace.runtime.errors import InvalidSettings
 from headrace.runtime.objects.s3_signature import Credentials
 
 _EXAMPLE = "Give s3://HOST:PORT?tls=false&region=us-east-1, or s3:// for AWS."
+_PUBLIC = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 _TRUTHS = {"": True, "1": True, "true": True, "yes": True, "on": True}
 _TRUTHS |= {"0": False, "false": False, "no": False, "off": False}
 
 
 class S3Endpoint(msgspec.Struct, frozen=True):
-    """One server. `host` has the port unless it is the scheme's own, as a Host header has it."""
+    """One server. `host` has the port unless it is the scheme's own, as a Host header has it. `reached_at` is
+    where others reach it, if elsewhere: `http://HOST:PORT` or `https://HOST:PORT`.
+    """
 
     host: str
     tls: bool
     region: str
+    reached_at: str = ""
 
     @property
     def aws(self) -> bool:
@@ -34,12 +39,17 @@ class S3Endpoint(msgspec.Struct, frozen=True):
         """The URL that paths are appended to."""
         return f"{'https' if self.tls else 'http'}://{self.host}"
 
+    @property
+    def public(self) -> str:
+        """The URL that links begin with."""
+        return self.reached_at or self.base
+
 
 def parse_endpoint(url: str, *, environ: Mapping[str, str] | None = None) -> S3Endpoint:
-    """The server that `s3://HOST:PORT?tls=&region=` names; `s3://` alone is AWS.
+    """The server that `s3://HOST:PORT?tls=&region=&public=` names; `s3://` alone is AWS.
 
     Without `tls`, port 443 and AWS mean TLS and all else does not. Without `region`, AWS_REGION, then
-    AWS_DEFAULT_REGION, then us-east-1.
+    AWS_DEFAULT_REGION, then us-east-1. `public` is the URL at which those reach it who get links.
 
     Raises: InvalidSettings.
     """
@@ -53,13 +63,20 @@ def parse_endpoint(url: str, *, environ: Mapping[str, str] | None = None) -> S3E
     if parts.scheme.lower() != "s3":
         raise InvalidSettings(f"{_shown(url)} does not begin with s3://", _EXAMPLE)
     if parts.username is not None or parts.password is not None:
-        why = "An URL is shown and logged: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
+        why = (
+            "An URL is shown and logged: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
+        )
         raise InvalidSettings(f"the URL of the object server {host!r} holds credentials", why)
     if parts.path not in ("", "/") or parts.fragment:
         raise InvalidSettings(f"{url} names more than a server", f"Buckets are named elsewhere. {_EXAMPLE}")
-    unknown = sorted(options.keys() - {"tls", "region"})
+    unknown = sorted(options.keys() - {"tls", "region", "public"})
     if unknown:
-        raise InvalidSettings(f"{url} has an unknown option {unknown[0]!r}", "Known are tls and region.")
+        raise InvalidSettings(
+            f"{url} has an unknown option {unknown[0]!r}", "Known are tls, region and public."
+        )
+    public = options.get("public", "").rstrip("/")
+    if public and not _PUBLIC.fullmatch(public):
+        raise InvalidSettings(f"public is http://HOST:PORT or https://HOST, not {public!r}", _EXAMPLE)
     region = options.get("region") or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     region = region or "us-east-1"
     if "tls" in options and options["tls"].lower() not in _TRUTHS:
@@ -75,7 +92,7 @@ def parse_endpoint(url: str, *, environ: Mapping[str, str] | None = None) -> S3E
         host = f"[{host}]"
     if port is not None and port != (443 if tls else 80):
         host = f"{host}:{port}"
-    return S3Endpoint(host, tls, region)
+    return S3Endpoint(host, tls, region, public)
 
 
 def credentials_from(environ: Mapping[str, str] | None = None) -> Credentials:

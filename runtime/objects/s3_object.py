@@ -1,7 +1,7 @@
 """What an S3 server says of objects, as ObjectInfo: from headers, and from the XML of a listing.
 
-Imports the floor and this room. The sequencer is the modification time in nanoseconds, as exactly as the answer
-gave it: headers give whole seconds, listings milliseconds, and MinIO's notifications the nanoseconds.
+Imports the floor and this room. The sequencer is the modification time in nanoseconds, as exactly as the
+answer gave it: headers give whole seconds, listings milliseconds, and MinIO's notifications the nanoseconds.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,14 +48,14 @@ def etag_in(headers: Mapping[str, str]) -> str:
 
 
 def parse_page(bucket: str, data: bytes) -> ListedPage:
-    """The answer to ListObjectsV2 with encoding-type=url."""
+    """The answer to ListObjectsV2 or ListObjectVersions with encoding-type=url; without delete markers."""
     objects, more = [], None
     page = ElementTree.fromstring(data)
     # Asked for encoded keys, a server says whether it did encode them: without that, a plus is a plus.
     encoded = any(child.tag.endswith("EncodingType") and child.text == "url" for child in page)
     for element in page:
         tag = element.tag.rpartition("}")[2]
-        if tag == "Contents":
+        if tag in ("Contents", "Version"):
             objects.append(_listed(bucket, element, encoded=encoded))
         elif tag == "NextContinuationToken":
             more = element.text or None
@@ -80,7 +80,7 @@ def parse_field(data: bytes, name: str) -> str:
 
 
 def _listed(bucket: str, element: ElementTree.Element, *, encoded: bool) -> ObjectInfo:
-    key, size, etag, changed = "", 0, "", _EPOCH
+    key, size, etag, changed, version = "", 0, "", _EPOCH, None
     for child in element:
         tag, text = child.tag.rpartition("}")[2], child.text or ""
         if tag == "Key":
@@ -89,9 +89,11 @@ def _listed(bucket: str, element: ElementTree.Element, *, encoded: bool) -> Obje
             size = int(text)
         elif tag == "ETag":
             etag = text.strip('"')
+        elif tag == "VersionId":
+            version = text
         elif tag == "LastModified":
             changed = datetime.fromisoformat(text)
-    return ObjectInfo(bucket, key, size, etag, changed.timestamp(), _sequencer(changed))
+    return ObjectInfo(bucket, key, size, etag, changed.timestamp(), _sequencer(changed), version_id=version)
 
 
 def _sequencer(changed: datetime) -> str:

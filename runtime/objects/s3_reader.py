@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _BREAKS_MAX = 5
-_READ_ALL_BYTES = 8 << 20
+_READ_ALL_BYTES = 32 << 20
 _DRAIN_BYTES_MAX = 64 << 10
 
 

@@ -1,9 +1,9 @@
 """S3Upload: a stream that becomes an object at once and whole.
 
-Imports the floor and this room. What fits into one part is one PutObject; more is a multipart upload, of which
-nobody sees anything before its end. Every part is in memory once. A write whose condition or whose end could be
-repeated after its answer got lost carries a random mark, so that a second try which is refused can be told from
-a first one that was carried out.
+Imports the floor and this room. What fits into one part is one PutObject; more is a multipart upload, of
+which nobody sees anything before its end. Every part is in memory once. A write whose condition or whose end
+may be sent again after its answer got lost carries a random mark, so that a second try which is refused can
+be told from a first one that was carried out.
 """
 
 import base64
@@ -20,7 +20,6 @@ from headrace.runtime.objects.s3_object import etag_in, from_headers, parse_fiel
 from headrace.runtime.objects.s3_refusal import raise_refusal
 
 PART_BYTES = 8 << 20
-_PARTS_MAX = 10_000
 _SAME_SIZE_PARTS = 1_000
 _MARK = "x-amz-meta-headrace-put"
 _CONFLICTS_MAX = 5
@@ -111,7 +110,7 @@ class S3Upload:
         return self._complete()
 
     def _part_bytes(self) -> int:
-        # S3 takes 10,000 parts: doubling now and then makes room for 8 TiB, and small objects stay small parts.
+        # S3 takes 10,000 parts: doubling now and then makes room for all it can hold, from small parts on.
         return PART_BYTES << (len(self._parts) // _SAME_SIZE_PARTS)
 
     def _put(self, data: Body) -> ObjectInfo:

@@ -7,10 +7,13 @@ is one line.
 from collections.abc import Callable
 from pathlib import Path
 
+from headrace.runtime.clock import SystemClock
 from headrace.runtime.errors import InvalidBucketName, InvalidKey, InvalidObjectUrl, InvalidSettings
 from headrace.runtime.objects.folder import FolderStore
 from headrace.runtime.objects.key import check_bucket, check_key
 from headrace.runtime.objects.protocol import ObjectStore
+from headrace.runtime.objects.s3_endpoint import credentials_from, parse_endpoint
+from headrace.runtime.objects.s3_signature import Credentials
 
 
 def parse_object_url(url: str) -> tuple[str, str]:
@@ -34,11 +37,20 @@ def parse_object_url(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def open_store(url: str | Path, *, fsync: bool = True) -> ObjectStore:
+def credentials_for(url: str | Path) -> Credentials | None:
+    """What the store at `url` asks of who opens it, from the environment; None for a folder.
+
+    Raises: InvalidSettings if it is missing.
+    """
+    return credentials_from() if isinstance(url, str) and url.lower().startswith("s3://") else None
+
+
+def open_store(url: str | Path, *, fsync: bool = True, credentials: Credentials | None = None) -> ObjectStore:
     """The object store at a folder's path, or at a URL of a kind in the table below.
 
     Args:
         fsync: whether a folder's writes outlive a power cut.
+        credentials: for a server; by default those in the environment. A folder needs none.
 
     Raises: InvalidSettings if nothing can open the URL; what the store raises when it starts.
     """
@@ -51,7 +63,7 @@ def open_store(url: str | Path, *, fsync: bool = True) -> ObjectStore:
                 raise InvalidSettings(
                     f"no object store is reached by {scheme}://", f"Give a folder's path or {known}."
                 )
-            return opener(url)
+            return opener(url, credentials)
         if not url:
             raise InvalidSettings(
                 "the object store's folder is empty", "Give a folder's path or s3://HOST:PORT."
@@ -59,10 +71,11 @@ def open_store(url: str | Path, *, fsync: bool = True) -> ObjectStore:
     return FolderStore(Path(url), fsync=fsync)
 
 
-def _open_s3(url: str) -> ObjectStore:
-    raise InvalidSettings(
-        f"{url} is an S3 server, and this release keeps objects in folders only", "Name a folder."
-    )
+def _open_s3(url: str, credentials: Credentials | None) -> ObjectStore:
+    # Only who keeps objects on a server pays for importing what speaks HTTP.
+    from headrace.runtime.objects.s3 import S3Store
+
+    return S3Store(parse_endpoint(url), credentials or credentials_from(), clock=SystemClock())
 
 
-_OPENERS: dict[str, Callable[[str], ObjectStore]] = {"s3": _open_s3}
+_OPENERS: dict[str, Callable[[str, Credentials | None], ObjectStore]] = {"s3": _open_s3}

@@ -18,6 +18,7 @@ import msgspec
 
 from headrace.runtime.errors import InvalidSettings
 from headrace.runtime.model.ids import show_id
+from headrace.runtime.objects.s3_signature import Credentials
 
 if TYPE_CHECKING:
     from headrace.runtime.objects.protocol import ObjectStore
@@ -26,16 +27,20 @@ PROGRESS_INTERVAL_S = 0.1
 
 
 class WorkerConfig(msgspec.Struct, kw_only=True):
-    """What workers may reach: the object store's URL, and the node's with a token for it.
+    """What workers may reach: the object store's URL with what opens it, and the node's with a token for it.
 
     `client_factory` is `module:function`, called as `function(url, token)` in the worker when a function
-    first asks for its client.
+    first asks for its client. `callback_secret` signs what callers' URLs are told, and `callback_hosts` are
+    those that need not be public.
     """
 
     objects: str | None = None
+    credentials: Credentials | None = None
     url: str | None = None
     token: str | None = None
     client_factory: str | None = None
+    callback_secret: str = ""
+    callback_hosts: tuple[str, ...] = ()
 
 
 class Toolbox:
@@ -63,7 +68,7 @@ class Toolbox:
                 )
             from headrace.runtime.objects.url import open_store
 
-            self._objects = open_store(self.config.objects)
+            self._objects = open_store(self.config.objects, credentials=self.config.credentials)
         return self._objects
 
     @property
@@ -160,6 +165,11 @@ class Context:
     def client(self) -> Any:
         """A client of the node that runs this. Raises: InvalidSettings where it serves none."""
         return self._tools.client
+
+    @property
+    def config(self) -> WorkerConfig:
+        """What the node told its workers: for the node's own functions."""
+        return self._tools.config
 
     def scratch(self) -> Path:
         """An empty folder of this invocation's own, removed when the function has returned."""

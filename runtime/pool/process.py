@@ -106,11 +106,27 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-class ProcessTable:
-    """Who is whose child, kept up to date cheaply: a refresh reads new processes only, and all of them
-    now and then."""
+def _children(pid: int) -> list[int]:
+    """The children of a process, of all its threads. Source: proc(5), /proc/pid/task/tid/children."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass  # the thread or the process has ended
+    return found
 
-    def __init__(self, *, reread_every: int = 20) -> None:
+
+class ProcessTable:
+    """Who is whose child. Most kernels tell it of one process, and it costs nothing that there are thousands
+    of others; for the rest a refresh reads new processes only, and all of them now and then.
+    """
+
+    def __init__(self, *, reread_every: int = 20, asks_kernel: bool | None = None) -> None:
+        if asks_kernel is None:
+            asks_kernel = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+        self._asks_kernel = asks_kernel
         self._parents: dict[int, int] = {}
         self._children: dict[int, list[int]] = {}
         self._reread_every = reread_every
@@ -118,6 +134,8 @@ class ProcessTable:
 
     def refresh(self) -> None:
         """Look again."""
+        if self._asks_kernel:
+            return
         known = self._parents if self._refreshes % self._reread_every else {}
         self._refreshes += 1
         self._parents, self._children = {}, {}
@@ -130,12 +148,13 @@ class ProcessTable:
             self._children.setdefault(parent, []).append(pid)
 
     def descendants(self, root: int) -> list[int]:
-        """All processes below `root`, as of the last refresh."""
+        """All processes below `root`, now or as of the last refresh."""
         found: list[int] = []
         ahead = [root]
         seen = {root}  # a number that was used again between two refreshes could make a circle
         while ahead:
-            for pid in self._children.get(ahead.pop(), ()):
+            above = ahead.pop()
+            for pid in _children(above) if self._asks_kernel else self._children.get(above, ()):
                 if pid not in seen:
                     seen.add(pid)
                     found.append(pid)

@@ -40,6 +40,9 @@ class Pool(Protocol):
 
     manifest: Manifest
 
+    load_output: str
+    """What the code printed while it was loaded."""
+
     async def start(self) -> Manifest:
         """Load the code and start the workers; returns once the manifest is there. Load errors are in the
         manifest.

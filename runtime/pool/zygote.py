@@ -13,6 +13,7 @@ code]` with a code as `subprocess` has it, `["failed", number, why]`.
 import contextlib
 import faulthandler
 import gc
+import importlib
 import os
 import select
 import signal
@@ -72,6 +73,8 @@ class Zygote:
             self._loaded = self._setup.load()
             manifest = self._loaded.manifest
             show_log_records()
+            if "://" in (self._setup.config.objects or ""):
+                importlib.import_module("headrace.runtime.objects.s3")  # once, not in every worker
         except BaseException as error:  # whatever the import does, the node must hear of it
             self._send(["manifest", msgspec.msgpack.encode(_load_failure(error))])
             return

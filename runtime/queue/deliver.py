@@ -15,10 +15,19 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from headrace.runtime.clock import SystemClock
 from headrace.runtime.errors import Invalid, NoSuchBucket, Retryable
-from headrace.runtime.model.destination import bucket_and_prefix, kind_of, shown_destination
+from headrace.runtime.model.destination import (
+    CALLBACK_SETTING,
+    bucket_and_prefix,
+    kind_of,
+    shown_destination,
+)
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.objects.protocol import ObjectStore
+from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.queue.ending import callback_url
+from headrace.runtime.queue.outbound import Callbacks, signed_headers
 
 WEBHOOK_S = 10.0
 """The most seconds that a webhook may let a connection, or an answer, wait."""
@@ -55,6 +64,10 @@ def deliver(event: Mapping[str, Any], context: Any, specs: Mapping[str, Function
     """
     function, setting = str(event["function"]), str(event["setting"])
     spec = specs.get(function)
+    if setting == CALLBACK_SETTING:
+        if spec is None or not spec.callbacks:
+            raise NoDestination(function, setting)
+        return call_back(event, context)
     target = getattr(spec, setting, None) if setting in ("on_failure", "on_success") else None
     if target is None or kind_of(target) == "function":
         raise NoDestination(function, setting)
@@ -87,7 +100,7 @@ def post_record(url: str, body: bytes, *, delivery_id: str) -> None:
     """Post the record as JSON. Any answer but 2xx is a failure; a redirect is not followed, since it may lead
     into a network that only this machine reaches. Raises DeliveryFailed, which never shows the URL's path.
     """
-    parts, shown = urlsplit(url), shown_destination(url)
+    parts = urlsplit(url)
     assert parts.hostname is not None
     headers = {
         "Content-Type": "application/json",
@@ -104,6 +117,65 @@ def post_record(url: str, body: bytes, *, delivery_id: str) -> None:
         )
     else:
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=WEBHOOK_S)
+    _post(connection, url, body, headers)
+
+
+def call_back(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Tell the URL that a caller has named of the end of its invocation, signed by Standard Webhooks.
+
+    Raises InvalidCallback, which is final, for a URL that may not be called, DeliveryFailed for any answer
+    but 2xx. The id of the message stays the same when it is told again.
+    """
+    config = context.config
+    url = event.get("url")
+    if url is None:
+        url = callback_url(context.objects.get(*parse_object_url(str(event["payload_ref"]))))
+    if url is None:
+        return {"delivered": None}
+    if not config.callback_secret:
+        raise DeliveryFailed(shown_destination(url), "is not told, since the node has no callback_secret")
+    callbacks = Callbacks(config.callback_secret, tuple(config.callback_hosts))
+    callbacks.check(url)
+    body = json.dumps(event["message"], separators=(",", ":")).encode()
+    signed = signed_headers(
+        config.callback_secret, f"msg_{context.invocation_id}", body, second=int(SystemClock().now())
+    )
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    secure = parts.scheme.lower() == "https"
+    port = parts.port or (443 if secure else 80)
+    try:
+        address = callbacks.resolve(parts.hostname, port)
+    except (OSError, UnicodeError):
+        shown = shown_destination(url)
+        raise DeliveryFailed(shown, "cannot be reached: its host name is not known") from None
+    connection = (_PinnedTls if secure else _Pinned)(parts.hostname, port, timeout=WEBHOOK_S)
+    connection.address = address
+    headers = {"Content-Type": "application/json", "User-Agent": "headrace", **signed}
+    _post(connection, url, body, headers)
+    return {"delivered": shown_destination(url)}
+
+
+class _Pinned(http.client.HTTPConnection):
+    """A connection to an address that was found to be allowed, whatever its host's name means by now."""
+
+    address = ""
+
+    def connect(self) -> None:
+        self.sock = socket.create_connection((self.address, self.port), self.timeout)
+
+
+class _PinnedTls(_Pinned):
+    """The same, encrypted: the certificate must be the host's."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _post(connection: http.client.HTTPConnection, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """Post, and expect 2xx. Raises DeliveryFailed."""
+    parts, shown = urlsplit(url), shown_destination(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         connection.request("POST", target, body=body, headers=headers)

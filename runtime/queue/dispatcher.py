@@ -237,6 +237,10 @@ class Dispatcher:
         for name, until in closed.items():
             self._close(name, until)
 
+    def next_timer(self) -> float | None:
+        """When work that waits for its time may be due next, in epoch seconds; None when none is known of."""
+        return self._window.next_timer()
+
     def stop_accepting(self) -> None:
         """Refuse new work, and claim nothing more."""
         self._accepting = False

@@ -3,16 +3,18 @@
 Imports the floor only.
 """
 
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
 import msgspec
 
-from headrace.runtime.model.destination import DELIVER, kind_of
+from headrace.runtime.model.destination import CALLBACK_SETTING, DELIVER, kind_of
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Claim, Outcome, Status
 from headrace.runtime.model.limits import key_of
 from headrace.runtime.model.policy import retry_delay
+from headrace.runtime.model.route import CALLBACK_HEADER
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Closed, Retry, Settle
 
@@ -109,6 +111,52 @@ def destination_call(settle: Settle, spec: FunctionSpec, *, now: float) -> tuple
     setting = "on_success" if settle.status is Status.SUCCEEDED else "on_failure"
     event = {"function": spec.name, "setting": setting, "record": msgspec.Raw(record)}
     return DELIVER, msgspec.json.encode(event)
+
+
+def callback_call(settle: Settle, spec: FunctionSpec, *, now: float) -> tuple[str, bytes] | None:
+    """The function that tells the caller's own URL of this end, and its event; None when it named none.
+
+    A large event is not here: what delivers looks for the URL in it. The stack, and what else is only for the
+    function's owner, is left out.
+    """
+    invocation = settle.claim.invocation
+    if invocation.source != "http" or settle.status not in (Status.SUCCEEDED, Status.DEAD):
+        return None
+    url = callback_url(invocation.payload) if invocation.payload_ref is None else None
+    if url is None and invocation.payload_ref is None:
+        return None
+    succeeded = settle.status is Status.SUCCEEDED
+    data: dict[str, Any] = {
+        "invocation_id": show_id(invocation.id),
+        "status": "succeeded" if succeeded else "dead",
+        "attempts": settle.attempts,
+    }
+    if succeeded:
+        data["result"] = msgspec.Raw(settle.result or b"null")
+        if settle.result_ref is not None:  # too large to be told: the status URL has it
+            data["result"], data["too_large"] = None, True
+    else:
+        error = settle.error or {}
+        data["error"] = {"code": error.get("code", ""), "message": error.get("message", "")}
+    moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    message = {"type": f"invocation.{data['status']}", "timestamp": moment, "data": data}
+    event = {"function": spec.name, "setting": CALLBACK_SETTING, "message": message}
+    where = {"url": url} if url is not None else {"payload_ref": invocation.payload_ref}
+    return DELIVER, msgspec.json.encode({**event, **where})
+
+
+class _Called(msgspec.Struct):
+    """As much of an HTTP event as tells where its caller wants to be told."""
+
+    headers: dict[str, str] = {}
+
+
+def callback_url(payload: bytes) -> str | None:
+    """The URL in an HTTP event that is to be told of its end."""
+    try:
+        return msgspec.json.decode(payload, type=_Called).headers.get(CALLBACK_HEADER)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def destination_event(settle: Settle, spec: FunctionSpec, *, now: float) -> bytes:

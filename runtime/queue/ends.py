@@ -18,7 +18,7 @@ from headrace.runtime.model.invocation import Invocation, Outcome, Status
 from headrace.runtime.model.spec import DEFAULT_MAX_AGE_S, FunctionSpec
 from headrace.runtime.model.write import Applied, ChunkDone, Closed, Put, Retry, Settle, Write
 from headrace.runtime.queue.attempts import Held
-from headrace.runtime.queue.ending import destination_call
+from headrace.runtime.queue.ending import callback_call, destination_call
 from headrace.runtime.queue.ports import JobSettler
 from headrace.runtime.queue.watchers import Watchers
 from headrace.runtime.queue.window import Window
@@ -82,9 +82,13 @@ class Ends:
                     end.more = [*more, *end.more]
                     self._record([end], now)
                     continue
-                follow = self._destination(settle, end.held.spec, now)
+                follow = self.told(settle, end.held.spec, now)
                 if follow is not None:
                     end.more = [follow, *end.more]
+                if end.held.spec.callbacks:
+                    told = callback_call(settle, end.held.spec, now=now)
+                    if told is not None:
+                        end.more = [self._put(*told, source=end.held.spec.name, now=now), *end.more]
             if end.more:
                 self._record([end], now)
             else:
@@ -174,19 +178,19 @@ class Ends:
 
     # ---- destinations ----
 
-    def _destination(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
+    def told(self, settle: Settle, spec: FunctionSpec, now: float) -> Put | None:
         """The invocation that tells of an end. It is accepted also while the node stops, and when the code of
         its function is not here just now: it is recorded with the end, or neither is.
         """
         call = destination_call(settle, spec, now=now)
-        if call is None:
-            return None
-        name, event = call
+        return None if call is None else self._put(*call, source=spec.name, now=now)
+
+    def _put(self, name: str, event: bytes, *, source: str, now: float) -> Put:
         target = self._spec(name)
         max_age_s = target.max_age_s if target is not None else DEFAULT_MAX_AGE_S
         priority = target.priority if target is not None else 0
         id = self._ids.next()
-        return Put(Invocation(id, name, name, event, now, now, now + max_age_s, priority, source=spec.name))
+        return Put(Invocation(id, name, name, event, now, now, now + max_age_s, priority, source=source))
 
 
 def _reach(ends: Iterable[End], side: str) -> None:

@@ -389,6 +389,10 @@ class Window:
         heapq.heappush(self._timers, (due, name))
         self._timer_set.set()
 
+    def next_timer(self) -> float | None:
+        """When the first flow is to be looked at again, in epoch seconds; None when there is none."""
+        return self._timers[0][0] if self._timers else None
+
     async def run_timers(self) -> None:
         """Look at each flow again when it is due, until cancelled."""
         while True:

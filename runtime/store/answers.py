@@ -23,7 +23,7 @@ class Later:
         self.gather = gather
 
 
-LATE_S = 0.002
+LATE_S = 0.005
 """How long an answer for which nobody waits on the loop is kept for others to join."""
 
 _LATE_MAX = 256
@@ -57,21 +57,26 @@ class Answers:
 
         When that is all that any of them waits for, the loop may hear of it up to LATE_S later.
         """
+        told = []
         urgent = len(items) > _LATE_MAX
         for item, answer in zip(items, answers, strict=True):
             if item[3] is not None and isinstance(answer, list) and answer[0].refused is None:
+                told.append(item[3])
                 # A claim is to be run at once; a list's first shows whether its flow had room for any.
                 urgent = urgent or answer[0].claim is not None
-                try:
-                    item[3]()
-                except Exception as error:  # one caller's mistake must not end the thread
-                    self._on_loop(_complain, error)
             else:
                 urgent = True
         self._dones += [item[1] for item in items]
         self._late += answers
         if urgent or len(self._late) > _LATE_MAX or self._monotonic() - self._crossed_at >= LATE_S:
             self.hand_over()
+        # Last of all: whoever is told wants the interpreter, which this thread gives up when it has nothing
+        # more to do.
+        for on_disk in told:
+            try:
+                on_disk()
+            except Exception as error:  # one caller's mistake must not end the thread
+                self._on_loop(_complain, error)
 
     def hand_over(self) -> None:
         """Tell the loop what was kept."""

@@ -51,7 +51,8 @@ class Counters(msgspec.Struct, kw_only=True):
 
 class ScheduleState(msgspec.Struct, kw_only=True):
     """What the store remembers of a schedule. `definition` is its canonical text; `anchor` the moment `rate`
-    counts from.
+    counts from. `resumed_at` is when a pause last ended: moments up to it are passed over. `queued_at` is the
+    instant that waits for an earlier one to end; up to `forgotten_at` it is not known what has fired.
     """
 
     name: str
@@ -60,6 +61,50 @@ class ScheduleState(msgspec.Struct, kw_only=True):
     anchor: float
     paused: bool = False
     last_due_at: float | None = None
+    resumed_at: float | None = None
+    queued_at: float | None = None
+    forgotten_at: float | None = None
+
+
+class Fire(msgspec.Struct, kw_only=True):
+    """What became of an instant of a schedule: the fields of Fired. `fired_at` is when that was recorded."""
+
+    due_at: float
+    fired_at: float | None = None
+    cause: str = "due"
+    subject: int | None = None
+    backfill: int | None = None
+
+    @property
+    def fired(self) -> bool:
+        """Whether there is, or was, something that ran for it."""
+        return self.cause not in ("skipped", "queued")
+
+
+class Backfill(msgspec.Struct, kw_only=True):
+    """A range of a schedule's instants that are being fired, after `from_at` up to and with `until_at`.
+
+    `status` is `running`, `done` or `cancelled`, `position` the last instant that was looked at, `instants`
+    how many there are, `fired` how many have been fired, `present` how many were passed over since they had
+    fired before, `live` those whose invocations or jobs have not ended, as far as that was looked at.
+    """
+
+    id: int
+    schedule: str
+    generation: int
+    from_at: float
+    until_at: float
+    position: float
+    concurrency: int
+    again: bool
+    instants: int
+    created_at: float
+    status: str = "running"
+    fired: int = 0
+    present: int = 0
+    live: list[int] = msgspec.field(default_factory=list)
+    ended_at: float | None = None
+    note: str = ""
 
 
 class Removed(msgspec.Struct, frozen=True):
@@ -285,6 +330,9 @@ class TriggerStore(Protocol):
     ) -> list[LedgerRow]:
         """A page of the trigger's ledger with keys above `after`, by the keys' UTF-8 bytes."""
 
+    async def ledger_entry(self, trigger: str, bucket: str, key: str) -> LedgerRow | None:
+        """The ledger's row of one key; of several versions the latest."""
+
     async def cursor(self, name: str) -> str | None:
         """A position that CursorMoved recorded."""
 
@@ -296,8 +344,43 @@ class TriggerStore(Protocol):
     async def schedules(self) -> list[ScheduleState]:
         """All that are known."""
 
-    async def pause_schedule(self, name: str, *, paused: bool) -> None:
-        """Keep a schedule from firing, or let it fire again."""
+    async def pause_schedule(self, name: str, *, paused: bool, now: float) -> None:
+        """Keep a schedule from firing, or let it fire again, from the moment `now` on."""
+
+    async def fires(
+        self,
+        schedule: str,
+        *,
+        after: float | None = None,
+        until: float | None = None,
+        newest: bool = False,
+        limit: int = 100,
+    ) -> list[Fire]:
+        """What became of a schedule's instants in (after, until], the earliest first, or the newest."""
+
+    async def begin_backfill(self, backfill: Backfill) -> None:
+        """Record a new one. Raises WrongState when one of its schedule is running."""
+
+    async def pass_backfill(self, id: int, *, position: float, present: int) -> None:
+        """A backfill has passed over so many instants up to `position`, all of which had fired."""
+
+    async def end_backfill(self, id: int, *, status: str, note: str = "", now: float) -> Backfill | None:
+        """End a running backfill, and return it as it is then; None when there is none. As `done` it ends
+        only when all that it fired has ended.
+        """
+
+    async def backfill(self, id: int) -> Backfill | None:
+        """One, or None."""
+
+    async def backfills(
+        self,
+        *,
+        schedule: str | None = None,
+        running: bool = False,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Backfill]:
+        """Backfills, newest first, with ids below `before`."""
 
 
 class AuditStore(Protocol):

@@ -16,10 +16,12 @@ from headrace.runtime.model.write import Applied, Write
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.store import audit, reads, retention, schedules
 from headrace.runtime.store.protocol import (
+    Backfill,
     Closure,
     Counters,
     Deployment,
     Done,
+    Fire,
     Gather,
     LedgerRow,
     Removed,
@@ -174,6 +176,9 @@ class Questions(ABC):
     ) -> list[LedgerRow]:
         return await self._readers.ask(lambda db: reads.ledger(db, trigger, bucket, after, limit))
 
+    async def ledger_entry(self, trigger: str, bucket: str, key: str) -> LedgerRow | None:
+        return await self._readers.ask(lambda db: reads.ledger_entry(db, trigger, bucket, key))
+
     async def cursor(self, name: str) -> str | None:
         return await self._readers.ask(lambda db: reads.cursor(db, name))
 
@@ -183,8 +188,41 @@ class Questions(ABC):
     async def schedules(self) -> list[ScheduleState]:
         return await self._readers.ask(schedules.schedules)
 
-    async def pause_schedule(self, name: str, *, paused: bool) -> None:
-        await self._writer.call(lambda db: schedules.pause_schedule(db, name, paused))
+    async def pause_schedule(self, name: str, *, paused: bool, now: float) -> None:
+        await self._writer.call(lambda db: schedules.pause_schedule(db, name, paused, now))
+
+    async def fires(
+        self,
+        schedule: str,
+        *,
+        after: float | None = None,
+        until: float | None = None,
+        newest: bool = False,
+        limit: int = 100,
+    ) -> list[Fire]:
+        return await self._readers.ask(lambda db: schedules.fires(db, schedule, after, until, newest, limit))
+
+    async def begin_backfill(self, backfill: Backfill) -> None:
+        await self._writer.call(lambda db: schedules.begin_backfill(db, backfill))
+
+    async def pass_backfill(self, id: int, *, position: float, present: int) -> None:
+        await self._writer.call(lambda db: schedules.pass_backfill(db, id, position, present))
+
+    async def end_backfill(self, id: int, *, status: str, note: str = "", now: float) -> Backfill | None:
+        return await self._writer.call(lambda db: schedules.end_backfill(db, id, status, note, now))
+
+    async def backfill(self, id: int) -> Backfill | None:
+        return await self._readers.ask(lambda db: schedules.backfill(db, id))
+
+    async def backfills(
+        self,
+        *,
+        schedule: str | None = None,
+        running: bool = False,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Backfill]:
+        return await self._readers.ask(lambda db: schedules.backfills(db, schedule, running, before, limit))
 
     # ---- audits ----
 

@@ -272,6 +272,18 @@ def ledger(db: Database, trigger: str, bucket: str, after: str, limit: int) -> l
     return [LedgerRow(key=r[0], etag=r[1], size=r[2], sequencer=r[3], modified_at=r[4]) for r in rows]
 
 
+def ledger_entry(db: Database, trigger: str, bucket: str, key: str) -> LedgerRow | None:
+    r = db.execute(
+        'SELECT "key", etag, size, sequencer, modified_at FROM ledger'
+        ' WHERE "trigger" = ? AND bucket = ? AND "key" = ?'
+        " ORDER BY modified_at DESC, version_id DESC LIMIT 1",
+        (trigger, bucket, key),
+    ).fetchone()
+    if r is None:
+        return None
+    return LedgerRow(key=r[0], etag=r[1], size=r[2], sequencer=r[3], modified_at=r[4])
+
+
 def cursor(db: Database, name: str) -> str | None:
     row = db.execute("SELECT value FROM cursor WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])

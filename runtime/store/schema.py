@@ -174,16 +174,48 @@ schedule = Table(
     Column("anchor", Double, nullable=False),
     Column("paused", Boolean, nullable=False),
     Column("last_due_at", Double),
+    Column("resumed_at", Double),
+    Column("queued_at", Double),
+    Column("forgotten_at", Double),
+    Column("recorded", BigInteger),
     sqlite_with_rowid=False,
 )
 
+# What became of each instant: `cause` says why it fired or did not, `subject` is the invocation or the job.
 fired = Table(
     "fired",
     metadata,
     Column("schedule", Text, primary_key=True),
     Column("due_at", Double, primary_key=True),
+    Column("fired_at", Double),
+    Column("cause", Text),
+    Column("subject", BigInteger),
+    Column("backfill", BigInteger),
     sqlite_with_rowid=False,
 )
+
+backfill = Table(
+    "backfill",
+    metadata,
+    Column("id", _ROW_ID, primary_key=True, autoincrement=False),
+    Column("schedule", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("from_at", Double, nullable=False),
+    Column("until_at", Double, nullable=False),
+    Column("position", Double, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("again", Boolean, nullable=False),
+    Column("instants", BigInteger, nullable=False),
+    Column("fired", BigInteger, nullable=False),
+    Column("present", BigInteger, nullable=False),
+    Column("live", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("note", Text, nullable=False),
+)
+# One that runs at a time for each schedule.
+Index("backfill_open", backfill.c.schedule, unique=True, **_only("ended_at IS NULL"))
 
 paused = Table("paused", metadata, Column("function", Text, primary_key=True), sqlite_with_rowid=False)
 

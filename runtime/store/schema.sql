@@ -5,6 +5,28 @@ CREATE TABLE alembic_version (
     PRIMARY KEY (version_num)
 );
 
+CREATE TABLE backfill (
+    id INTEGER NOT NULL,
+    schedule TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    from_at DOUBLE NOT NULL,
+    until_at DOUBLE NOT NULL,
+    position DOUBLE NOT NULL,
+    concurrency INTEGER NOT NULL,
+    again BOOLEAN NOT NULL,
+    instants BIGINT NOT NULL,
+    fired BIGINT NOT NULL,
+    present BIGINT NOT NULL,
+    live TEXT NOT NULL,
+    created_at DOUBLE NOT NULL,
+    ended_at DOUBLE,
+    note TEXT NOT NULL,
+    PRIMARY KEY (id)
+);
+
+CREATE UNIQUE INDEX backfill_open ON backfill (schedule) WHERE ended_at IS NULL;
+
 CREATE TABLE closure (
     name TEXT NOT NULL,
     until_at DOUBLE NOT NULL,
@@ -48,6 +70,10 @@ CREATE INDEX deployment_since ON deployment (since);
 CREATE TABLE fired (
     schedule TEXT NOT NULL,
     due_at DOUBLE NOT NULL,
+    fired_at DOUBLE,
+    cause TEXT,
+    subject BIGINT,
+    backfill BIGINT,
     PRIMARY KEY (schedule, due_at)
 )
  WITHOUT ROWID;
@@ -180,14 +206,18 @@ CREATE TABLE schedule (
     anchor DOUBLE NOT NULL,
     paused BOOLEAN NOT NULL,
     last_due_at DOUBLE,
+    resumed_at DOUBLE,
+    queued_at DOUBLE,
+    forgotten_at DOUBLE,
+    recorded BIGINT,
     PRIMARY KEY (name)
 )
  WITHOUT ROWID;
 
-INSERT INTO meta ("key", value) VALUES ('schema', '2');
+INSERT INTO meta ("key", value) VALUES ('schema', '3');
 
 INSERT INTO meta ("key", value) VALUES ('min_reader', '2');
 
 INSERT INTO meta ("key", value) VALUES ('nodes', '0');
 
-INSERT INTO alembic_version (version_num) VALUES ('0002');
+INSERT INTO alembic_version (version_num) VALUES ('0003');

@@ -31,7 +31,7 @@ from headrace.runtime.model.write import (
     Seen,
     Write,
 )
-from headrace.runtime.store import jobsteps
+from headrace.runtime.store import firing, jobsteps
 from headrace.runtime.store.database import Database, counted
 from headrace.runtime.store.page import ids
 from headrace.runtime.store.recording import PLAIN, Recording, Refused
@@ -40,9 +40,6 @@ from headrace.runtime.store.tally import CANCELLED, DEAD, DEDUPLICATED
 
 DEPLOYMENTS_KEPT = 1_000
 _CANCELLED_WAITING = '{"code":"cancelled","message":"cancelled while it waited"}'
-
-FIRED_KEPT = 1_000
-"""Due instants remembered of each schedule; an instant before all of them counts as fired."""
 
 
 def record(transaction: Recording, write: Write, now: float) -> Applied:
@@ -292,44 +289,29 @@ def _higher(sequencer: str, known: str) -> bool:
 
 
 def forget(transaction: Recording, write: Forget, now: float) -> Applied:
+    only = " AND etag = ''" if write.gone else ""
     transaction.db.executemany(
-        'DELETE FROM ledger WHERE "trigger" = ? AND bucket = ? AND "key" = ?',
+        f'DELETE FROM ledger WHERE "trigger" = ? AND bucket = ? AND "key" = ?{only}',
         [(write.trigger, write.bucket, key) for key in sorted(write.keys)],
     )
     return PLAIN
 
 
-def fired(transaction: Recording, write: Fired, now: float) -> Applied:
-    db = transaction.db
-    duplicate = Duplicate(f"schedule {write.schedule} at {write.due_at}, generation {write.generation}")
-    row = db.execute(
-        f"SELECT generation FROM schedule WHERE name = ?{db.dialect.lock}", (write.schedule,)
-    ).fetchone()
-    if row is None or row[0] != write.generation:
-        raise Refused(duplicate)
-    oldest = db.execute(
-        "SELECT due_at FROM fired WHERE schedule = ? ORDER BY due_at DESC LIMIT 1 OFFSET ?",
-        (write.schedule, FIRED_KEPT - 1),
-    ).fetchone()
-    if oldest is not None and write.due_at <= oldest[0]:
-        raise Refused(duplicate)
-    inserted = db.execute(
-        "INSERT INTO fired (schedule, due_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        (write.schedule, write.due_at),
-    ).rowcount
-    if not inserted:
-        raise Refused(duplicate)
-    if oldest is not None:
-        db.execute("DELETE FROM fired WHERE schedule = ? AND due_at < ?", (write.schedule, oldest[0]))
-    db.execute(
-        "UPDATE schedule SET last_due_at = CASE WHEN last_due_at > :due THEN last_due_at ELSE :due END"
-        " WHERE name = :name",
-        {"due": write.due_at, "name": write.schedule},
-    )
-    return PLAIN
-
-
 def cursor_moved(transaction: Recording, write: CursorMoved, now: float) -> Applied:
+    if write.expected is not None:
+        if write.expected:
+            moved = transaction.db.execute(
+                "UPDATE cursor SET value = ? WHERE name = ? AND value = ?",
+                (write.value, write.name, write.expected),
+            )
+        else:
+            moved = transaction.db.execute(
+                "INSERT INTO cursor (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
+                (write.name, write.value),
+            )
+        if not moved.rowcount:
+            raise Refused(Duplicate(f"the position {write.name!r} is not {write.expected!r} any more"))
+        return PLAIN
     transaction.db.execute(
         "INSERT INTO cursor (name, value) VALUES (?, ?)"
         " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -386,7 +368,7 @@ _STEPS: dict[type, Callable[[Recording, Any, float], Applied]] = {
     CancelMatching: cancel_matching,
     Seen: seen,
     Forget: forget,
-    Fired: fired,
+    Fired: firing.fired,
     CursorMoved: cursor_moved,
     FunctionPaused: function_paused,
     Closed: closed,

@@ -910,7 +910,8 @@ async def test_a_key_that_climbs_is_an_ordinary_key_inside_its_bucket(
 async def test_the_openapi_document_is_valid_and_holds_every_route(node: InlineNode) -> None:
     document = (await node.request("GET", "/openapi.json", token=None)).json
     assert document["openapi"].startswith("3.1")
-    assert document["paths"].keys() == {
+    own = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
+    assert {path for path in document["paths"] if not path.startswith("/v1/")} - own == {
         "/reviews/{product}",
         "/whole/{id}/{rest}",
         "/other/{id}",
@@ -944,10 +945,11 @@ async def test_the_openapi_document_is_valid_and_holds_every_route(node: InlineN
             assert all(item["required"] for item in operation.get("parameters", []) if item["in"] == "path")
     assert len(ids) == len(set(ids))
     for reference in references:
-        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+        _, _, kind, name = reference.split("/")
+        assert name in document["components"][kind]
     rated = document["paths"]["/reviews/{product}"]["post"]
     assert rated["summary"] == "Rates a product."
-    assert rated["responses"].keys() == {"200", "422"}
+    assert rated["responses"].keys() >= {"200", "422"}
     assert rated["requestBody"]["required"] is True
     assert "202" in document["paths"]["/later"]["post"]["responses"]
     assert "202" in document["paths"]["/total"]["post"]["responses"]

@@ -159,7 +159,7 @@ async def test_a_paused_schedule_and_one_of_other_code_say_so(node: InlineNode) 
     now = node.clock.now()
     await node.store.schedule("shop.echo/schedule/hourly", definition=hourly.definition, now=now)
     await node.store.schedule("gone.f/schedule/0", definition=hourly.definition, now=now)
-    await node.store.pause_schedule("shop.echo/schedule/hourly", paused=True)
+    await node.store.pause_schedule("shop.echo/schedule/hourly", paused=True, now=now)
 
     assert (await why(node, "hourly"))["state"] == "paused"
     assert (await why(node, "gone.f/schedule/0"))["state"] == "not loaded"

@@ -198,7 +198,7 @@ def test_bodies_are_parsed_by_their_content_type() -> None:
 
     assert call(f, http('{"a": [1]}')) == {"a": [1]}
     assert call(f, http('{"a": 1}', kind="application/vnd.x+json; charset=utf-8")) == {"a": 1}
-    assert call(f, http("a=1&b=&a=2", kind="application/x-www-form-urlencoded")) == {"a": "2", "b": ""}
+    assert call(f, http("a=1&b=&a=2", kind="application/x-www-form-urlencoded")) == {"a": ["1", "2"], "b": ""}
     assert call(f, http("héllo", kind="text/plain")) == "héllo"
     binary = {**http("AAEC", kind="application/octet-stream"), "isBase64Encoded": True}
     assert call(f, binary) == b"\0\1\2"
@@ -297,6 +297,6 @@ def test_what_a_function_takes_and_returns_is_described_by_schemas() -> None:
     signature = Signature(rate, name="app.rate")
     described = signature.describe()
     assert described["product"] == {"schema": {"type": "string"}, "required": True}
-    assert described["limit"] == {"schema": {"type": "integer"}, "required": False}
+    assert described["limit"] == {"schema": {"type": "integer"}, "required": False, "default": 10}
     assert described["body"]["schema"]["properties"].keys() == {"stars", "text"}
     assert signature.returns_schema() is None

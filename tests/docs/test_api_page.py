@@ -15,7 +15,7 @@ TEXT = (GUIDE / "api.md").read_text(encoding="utf-8")
 # Served before the routing table, since they have to be fast or need no token.
 BESIDE = {
     "POST /v1/functions/{name}/invoke", "POST /v1/functions/{name}/invoke-many",
-    "GET /healthz", "GET /readyz", "GET /openapi.json", "GET /metrics",
+    "GET /healthz", "GET /readyz", "GET /openapi.json", "GET /docs", "GET /metrics",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_the_page_has_the_endpoints_that_there_are() -> None:
     assert set(found) == served()
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs"])
 def test_what_is_said_to_need_no_token_needs_none(path: str, tmp_path: Path) -> None:
     import urllib.request
 

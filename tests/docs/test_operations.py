@@ -21,6 +21,10 @@ def default_of(name: str) -> str:
 
 def shown(name: str, value: Any) -> str:
     """A default as people write it in headrace.toml."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     if "bytes" in name:
         whole = show_size(value)
         return whole.replace(".0 ", " ")

@@ -21,7 +21,8 @@ import psycopg
 import pytest
 
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.store.steps import DEPLOYMENTS_KEPT, FIRED_KEPT
+from headrace.runtime.store.firing import FIRED_KEPT, FORGET_EVERY
+from headrace.runtime.store.steps import DEPLOYMENTS_KEPT
 from tests.serving import Serving, serving, wait_until
 
 CODE = Path(__file__).with_name("soak_functions.py")
@@ -223,7 +224,7 @@ class Soak:
         starts = 1 + self.kills.count("node")
         last = self.uses[-1].held.rows
         assert last["deployment"] <= min(starts, DEPLOYMENTS_KEPT + 1)
-        assert last["fired"] <= FIRED_KEPT + 1
+        assert last["fired"] <= FIRED_KEPT + FORGET_EVERY
         assert max(use.held.rows["node"] for use in self.uses) <= 2 + starts
         assert last["gate"] <= 1
         assert last["counter"] <= FUNCTIONS * min(starts + 1, 16)  # retention counts in the first shard

@@ -24,7 +24,8 @@ def expected_files() -> set[str]:
     engine = {
         f"headrace/{name}" for room in ("runtime", "triggers", "functions") for name in modules(ROOT / room)
     }
-    return engine | {"headrace/__init__.py", "headrace/__main__.py", "headrace/py.typed"}
+    front = ("__init__.py", "__main__.py", "py.typed", "testing.py")
+    return engine | {f"headrace/{name}" for name in front}
 
 
 def build(source: Path, target: str, into: Path) -> Path:

@@ -2,8 +2,10 @@
 
 import io
 import pickle
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from headrace.runtime.clock import SystemClock
 from headrace.runtime.errors import (
     InvalidBucketName,
     InvalidKey,
@@ -25,9 +28,20 @@ from headrace.runtime.errors import (
     PreconditionFailed,
 )
 from headrace.runtime.objects.folder import FolderStore
+from headrace.runtime.objects.key import SYSTEM_BUCKET
+from headrace.runtime.objects.memory import MemoryStore
 from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, BucketNotEmpty, ObjectInfo, ObjectStore
+from headrace.runtime.objects.s3 import S3Store
+from headrace.runtime.objects.s3_endpoint import parse_endpoint
+from headrace.runtime.objects.s3_signature import Credentials
+from tests.s3_servers import MinioServer, S3Server, VersityServer, program_of
 
-IMPLEMENTATIONS = ["folder"]
+IMPLEMENTATIONS = [
+    "folder",
+    "memory",
+    pytest.param("minio", marks=pytest.mark.service),
+    pytest.param("versity", marks=pytest.mark.service),
+]
 
 NewStore = Callable[[], ObjectStore]
 
@@ -37,9 +51,63 @@ def new_folder_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
     return lambda: FolderStore(tmp_path_factory.mktemp("buckets"), fsync=False)
 
 
+@pytest.fixture
+def new_memory_store() -> NewStore:
+    return MemoryStore
+
+
+# These tests list all buckets of a store, so they share a server with nobody else.
+
+
+@pytest.fixture(scope="session")
+def minio_of_the_contract() -> Iterator[MinioServer]:
+    server = MinioServer(program_of("minio"))
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def versity_of_the_contract() -> Iterator[VersityServer]:
+    server = VersityServer(program_of("versitygw"))
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def new_minio_store(minio_of_the_contract: MinioServer) -> NewStore:
+    return lambda: emptied(minio_of_the_contract)
+
+
+@pytest.fixture
+def new_versity_store(versity_of_the_contract: VersityServer) -> NewStore:
+    return lambda: emptied(versity_of_the_contract)
+
+
+def emptied(server: S3Server) -> ObjectStore:
+    store = S3Store(
+        parse_endpoint(server.objects), Credentials(server.access_key, server.secret_key), clock=SystemClock()
+    )
+    for bucket in (*store.buckets(), SYSTEM_BUCKET):
+        with suppress(NoSuchBucket):
+            for info in list(store.iterate(bucket)):
+                store.delete(bucket, info.key)
+            store.remove_bucket(bucket)
+    return store
+
+
 @pytest.fixture(params=IMPLEMENTATIONS)
-def new_store(request: pytest.FixtureRequest) -> NewStore:
-    found: NewStore = request.getfixturevalue(f"new_{request.param}_store")
+def implementation(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def new_store(request: pytest.FixtureRequest, implementation: str) -> NewStore:
+    found: NewStore = request.getfixturevalue(f"new_{implementation}_store")
     return found
 
 
@@ -68,36 +136,42 @@ def test_what_is_put_is_read_and_described(store: ObjectStore) -> None:
 def test_a_listing_describes_an_object_as_head_does_but_for_the_content_type(store: ObjectStore) -> None:
     put = store.put("data", "x.json", b"{}")
     [listed] = store.list("data")
-    assert (listed.etag, listed.sequencer, listed.size) == (put.etag, put.sequencer, put.size)
+    assert (listed.etag, listed.size) == (put.etag, put.size)
     assert listed.content_type is None
+    # The same moment; a listing may know it more exactly.
+    assert 0 <= int(listed.sequencer, 16) - int(put.sequencer, 16) < 10**9
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"", b"abc", io.BytesIO(b"x" * 3_000_000), iter([b"a", b"", b"b" * 2_000_000])],
+    ("data", "expected"),
+    [
+        (lambda: b"", b""),
+        (lambda: b"abc", b"abc"),
+        (lambda: io.BytesIO(b"x" * 3_000_000), b"x" * 3_000_000),
+        (lambda: iter([b"a", b"", b"b" * 2_000_000]), b"a" + b"b" * 2_000_000),
+    ],
     ids=["empty", "bytes", "file", "iterable"],
 )
-def test_bytes_files_and_iterables_are_stored_whole(store: ObjectStore, data: Any) -> None:
-    expected = {"BytesIO": b"x" * 3_000_000, "list_iterator": b"a" + b"b" * 2_000_000}.get(
-        type(data).__name__, data
-    )
-    assert store.put("data", "k", data).size == len(expected)
+def test_bytes_files_and_iterables_are_stored_whole(
+    store: ObjectStore, data: Callable[[], Any], expected: bytes
+) -> None:
+    assert store.put("data", "k", data()).size == len(expected)
     assert store.get("data", "k") == expected
 
 
-def test_an_overwrite_changes_the_etag_and_raises_the_sequencer_every_time(store: ObjectStore) -> None:
-    states = [store.put("data", "k", b"same") for _ in range(50)]
+def test_an_overwrite_changes_the_etag_and_never_lowers_the_sequencer(store: ObjectStore) -> None:
+    states = [store.put("data", "k", b"%d" % number) for number in range(50)]
     assert len({state.etag for state in states}) == 50
     sequencers = [state.sequencer for state in states]
-    assert sequencers == sorted(set(sequencers))
+    assert sequencers == sorted(sequencers)
 
 
-def test_a_key_that_comes_back_after_a_deletion_has_a_higher_sequencer(store: ObjectStore) -> None:
+def test_a_key_that_comes_back_after_a_deletion_has_no_lower_sequencer(store: ObjectStore) -> None:
     sequencers = []
     for _ in range(20):
         sequencers.append(store.put("data", "k", b"").sequencer)
         store.delete("data", "k")
-    assert sequencers == sorted(set(sequencers))
+    assert sequencers == sorted(sequencers)
 
 
 def test_deleting_twice_is_no_error_and_the_object_is_gone(store: ObjectStore) -> None:
@@ -307,6 +381,19 @@ def test_keys_that_no_store_can_hold_are_refused(store: ObjectStore, key: str) -
             call("data", key)
 
 
+def held(store: ObjectStore, names: Iterable[str]) -> list[str]:
+    """Put these keys, and say which of them the store takes: a server has rules of its own, a folder none."""
+    taken = []
+    for name in names:
+        try:
+            store.put("data", name, name.encode())
+        except InvalidKey:
+            assert not isinstance(store, FolderStore)
+        else:
+            taken.append(name)
+    return taken
+
+
 def test_listings_are_in_the_order_of_utf8_bytes_across_folders(store: ObjectStore) -> None:
     names = [
         "a!",
@@ -325,9 +412,7 @@ def test_listings_are_in_the_order_of_utf8_bytes_across_folders(store: ObjectSto
         "a//x",
         "b/",
     ]
-    for name in names:
-        store.put("data", name, b"")
-    expected = sorted(names, key=str.encode)
+    expected = sorted(held(store, names), key=str.encode)
 
     assert keys(store.list("data")) == expected
     for limit in (1, 2, 3):
@@ -373,19 +458,23 @@ _SEGMENTS = st.one_of(
     st.text(max_size=12).map(lambda text: text.replace("/", "")),
     st.text("%250EFaA.", max_size=8),
 )
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _KEYS = st.lists(_SEGMENTS, min_size=1, max_size=4).map("/".join).filter(bool)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(found=st.sets(_KEYS, min_size=1, max_size=6))
 @example(found={"%", "%25", "%2525", "/", "a/", "a//", ".", "../../x", "%2E%2E", "\n", "%0A"})
 @example(found={"é", "e\u0301", "\u2028", "\x85", "\U0010ffff", "a\\b", "con", "*?<>|:"})
-def test_any_text_is_a_key_of_its_own(new_store: NewStore, found: set[str]) -> None:
+@example(found={"a b+c", "a%20b", "a+b", "'\"&<>", "x" * 200 + "/" + "é" * 100 + "/" + "y" * 250})
+def test_any_text_is_a_key_of_its_own(new_store: NewStore, implementation: str, found: set[str]) -> None:
     assume(not any(one != other and other.startswith(one + "/") for one in found for other in found))
     store = new_store()
     store.make_bucket("data")
-    for key in found:
-        store.put("data", key, key.encode())
+    if implementation == "versity":
+        # XML has no such characters, and this server knows no other way to list keys.
+        found = {key for key in found if not _NOT_IN_XML.search(key)}
+    found = set(held(store, found))
 
     assert keys(store.list("data")) == sorted(found, key=str.encode)
     for key in found:
@@ -407,6 +496,7 @@ def machine(new_store: NewStore) -> type[RuleBasedStateMachine]:
         def begin(self) -> None:
             self.store = new_store()
             self.store.make_bucket("data")
+            self.in_folder = isinstance(self.store, FolderStore)
             self.model: dict[str, tuple[bytes, ObjectInfo]] = {}
 
         @rule(key=names.filter(bool), body=bodies, conditional=st.booleans())
@@ -415,21 +505,27 @@ def machine(new_store: NewStore) -> type[RuleBasedStateMachine]:
             nested = any(
                 one != key and (one.startswith(key + "/") or key.startswith(one + "/")) for one in self.model
             )
+            if nested and not self.in_folder:
+                return  # MinIO takes `a/b` beside `a` and then lists only `a`
             try:
                 info = self.store.put("data", key, body, if_none_match=conditional)
             except InvalidKey:
-                assert nested  # a store may refuse `a` beside `a/b`, and nothing else
+                # A folder may refuse `a` beside `a/b`, and nothing else; a server also has rules of its own.
+                assert nested or not self.in_folder
             except PreconditionFailed:
                 assert conditional
                 assert known is not None
             else:
                 assert not (conditional and known is not None)
-                assert known is None or info.sequencer > known[1].sequencer
+                assert known is None or info.sequencer >= known[1].sequencer
                 self.model[key] = (body, info)
 
         @rule(key=names.filter(bool))
         def delete(self, key: str) -> None:
-            self.store.delete("data", key)
+            try:
+                self.store.delete("data", key)
+            except InvalidKey:
+                assert key not in self.model
             self.model.pop(key, None)
 
         @precondition(lambda self: self.model)
@@ -455,7 +551,10 @@ def machine(new_store: NewStore) -> type[RuleBasedStateMachine]:
     return StoreBesideDict
 
 
-def test_any_sequence_of_calls_agrees_with_a_dict(machine: type[RuleBasedStateMachine]) -> None:
+def test_any_sequence_of_calls_agrees_with_a_dict(
+    machine: type[RuleBasedStateMachine], implementation: str
+) -> None:
+    examples = 60 if implementation == "folder" else 12
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
+        machine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None)
     )

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 from store_values import apply, put, refusal, request, statuses
 
 from headrace.runtime.errors import Duplicate
 from headrace.runtime.model.invocation import Status
 from headrace.runtime.model.write import CursorMoved, Fired, Forget, Put, Seen
+from headrace.runtime.store import firing
 from headrace.runtime.store.protocol import LedgerRow, Store
 
 
@@ -115,21 +117,30 @@ async def test_a_schedule_fires_once_for_an_instant_and_only_in_its_newest_gener
     assert await statuses(store, [1, 2]) == [Status.WAITING, None]
 
 
-async def test_instants_before_all_that_are_remembered_count_as_fired(store: Store) -> None:
+async def test_instants_before_all_that_are_remembered_count_as_fired(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firing, "FIRED_KEPT", 100)
     state = await store.schedule("s", definition="rate(1 minute)", now=0)
-    await apply(store, *[Fired("s", float(due), state.generation) for due in range(10, 1210)])
+    count = 2 * firing.FORGET_EVERY
+    await apply(store, *[Fired("s", float(due), state.generation) for due in range(10, 10 + count)])
+    [state] = await store.schedules()
 
-    for due in (0.0, 10.0, 209.0, 1209.0):
+    assert state.forgotten_at == 9.0 + count - 100
+    assert len(await store.fires("s", limit=1000)) == 100
+    for due in (0.0, 10.0, state.forgotten_at, 9.0 + count):
         assert isinstance(await refusal(store, Fired("s", due, state.generation)), Duplicate)
-    assert await refusal(store, Fired("s", 1210.0, state.generation)) is None
+        assert isinstance(await refusal(store, Fired("s", due, state.generation, "backfill")), Duplicate)
+    assert await refusal(store, Fired("s", 10.0 + count, state.generation)) is None
 
 
 async def test_a_schedule_is_paused_and_goes_on(store: Store) -> None:
     await store.schedule("s", definition="rate(1 hour)", now=10)
-    await store.pause_schedule("s", paused=True)
+    await store.pause_schedule("s", paused=True, now=20)
     assert (await store.schedule("s", definition="rate(1 hour)", now=20)).paused
-    await store.pause_schedule("s", paused=False)
-    assert not (await store.schedules())[0].paused
+    await store.pause_schedule("s", paused=False, now=20)
+    [state] = await store.schedules()
+    assert (state.paused, state.resumed_at) == (False, 20.0)
 
 
 async def test_a_put_and_its_ledger_row_are_recorded_together(store: Store) -> None:

@@ -21,7 +21,7 @@ from headrace.runtime.model.invocation import Invocation, Status
 from headrace.runtime.model.write import Applied, CursorMoved, Put
 from headrace.runtime.store.postgres.store import PostgresStore
 from headrace.runtime.store.schema import FACTS, metadata
-from headrace.runtime.store.version import REVISION
+from headrace.runtime.store.version import REVISION, SCHEMA
 
 WAIT_S = 30.0
 
@@ -357,7 +357,7 @@ async def test_nodes_that_find_an_empty_database_at_once_make_its_tables_once(po
             *[store.join(f"n{place}", until=10, now=0) for place, store in enumerate(stores)]
         )
         assert sorted(numbers) == [1, 2, 3, 4]
-        assert (await stores[0].health())["schema"] == 2
+        assert (await stores[0].health())["schema"] == SCHEMA
 
 
 async def test_a_fresh_database_has_the_tables_and_columns_of_the_schema(postgres_url: str) -> None:

@@ -206,9 +206,9 @@ async def test_a_paused_schedule_rests_and_goes_on_without_making_up(
 ) -> None:
     async with running(engine, Schedule("rate(1 minute)", misfire="all")):
         await clock.run(60)
-        await engine.store.pause_schedule(NAME, paused=True)
+        await engine.store.pause_schedule(NAME, paused=True, now=clock.now())
         await clock.run(300)
-        await engine.store.pause_schedule(NAME, paused=False)
+        await engine.store.pause_schedule(NAME, paused=False, now=clock.now())
         await clock.run(60)
 
     assert engine.times == ["2026-01-01T00:01:00Z", "2026-01-01T00:07:00Z"]

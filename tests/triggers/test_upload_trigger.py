@@ -66,7 +66,7 @@ def test_a_trigger_travels_as_its_fields() -> None:
         ({"bucket": "headrace-system"}, "own"),
         ({"bucket": 5}, "not text"),
         ({"bucket": "inbox", "suffix": None}, "suffix"),
-        ({"bucket": "inbox", "events": ["ObjectRemoved:*"]}, "ObjectRemoved"),
+        ({"bucket": "inbox", "events": ["ObjectAccessed:*"]}, "ObjectAccessed"),
         ({"bucket": "inbox", "events": []}, "empty"),
         ({"bucket": "inbox", "existing": "maybe"}, "existing"),
         ({"bucket": "inbox", "min_size": "lots"}, "min_size"),
@@ -107,7 +107,7 @@ def test_a_comparison_finds_what_two_dicts_differ_in(
             comparison.feed_rows(lines, last=len(lines) < rows_page)
         found = comparison.compare()
         new += [found.key for found in found.new]
-        missing += found.missing
+        missing += [row.key for row in found.missing]
 
     assert missing == sorted(rows.keys() - listed.keys())
     assert new == sorted(

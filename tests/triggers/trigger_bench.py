@@ -29,8 +29,10 @@ class Engine:
         self.store = SqliteStore(folder / "engine.db")
         self.objects: ObjectStore = FolderStore(folder / "buckets", fsync=False)
         self.events: list[dict[str, Any]] = []
+        self.buried: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.refuse: deque[HeadraceError] = deque()
         self.refused: list[HeadraceError] = []
+        self.cancelled: list[str] = []
         self.reports: list[tuple[str, Mapping[str, Any]]] = []
         self._changed = asyncio.Event()
         self._ids = 0
@@ -52,6 +54,8 @@ class Engine:
             clock=self.clock,
             chance=random.Random(7),
             accept=self.accept,
+            cancel=self.cancel,
+            bury=self.bury,
             new_id=self.new_id,
             in_thread=asyncio.to_thread,
             report=self.report,
@@ -73,6 +77,16 @@ class Engine:
         self._changed.set()
         return [self.new_id() for _ in events]
 
+    async def cancel(self, id: str) -> None:
+        self.cancelled.append(id)
+        self._changed.set()
+
+    async def bury(self, event: Mapping[str, Any], error: Mapping[str, Any], writes: Sequence[Write]) -> str:
+        await self.accept([], writes)
+        self.buried.append((dict(event), dict(error)))
+        self._changed.set()
+        return self.new_id()
+
     def new_id(self) -> str:
         self._ids += 1
         return f"id-{self._ids}"
@@ -84,6 +98,12 @@ class Engine:
     async def wait_events(self, count: int) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while len(self.events) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def wait_buried(self, count: int) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while len(self.buried) < count:
                 self._changed.clear()
                 await self._changed.wait()
 

@@ -1,5 +1,6 @@
 """The HTTP trigger: a method and a path at which a function answers."""
 
 from headrace.triggers.http.trigger import Http
+from headrace.triggers.http.webhook import Webhook
 
-__all__ = ["Http"]
+__all__ = ["Http", "Webhook"]

@@ -45,7 +45,8 @@ class Calendar:
     day-of-month side through `days`, `last_day`, `last_workday` or `nearest` (the Monday to Friday nearest to
     each of these days, within the month), and the day-of-week side through `weekdays`, `last_weekdays` (the
     last such day of the month) or `nth` (pairs of weekday and 1 to 5). It must match both sides, or, with
-    `either`, at least one.
+    `either`, at least one. `wild` says that the minutes or the hours were written with `*`, which is what
+    cron's own rule for clock changes asks.
     """
 
     minutes: int
@@ -60,6 +61,7 @@ class Calendar:
     last_weekdays: int = 0
     nth: tuple[tuple[int, int], ...] = ()
     either: bool = False
+    wild: bool = False
 
     def first_from(self, wall: datetime) -> datetime | None:
         """The first minute named at or after `wall` (naive, on a whole minute), None when there is none.
@@ -200,6 +202,7 @@ def parse_aws(fields: list[str]) -> Calendar:
         nearest=tuple(nearest),
         last_weekdays=last_weekdays,
         nth=tuple(nth),
+        wild=minutes.startswith("*") or hours.startswith("*"),
     )
 
 
@@ -234,6 +237,7 @@ def parse_crontab(fields: list[str]) -> Calendar:
         weekdays=(weekday_set | weekday_set >> 7) & 0x7F,
         years=_YEAR.set_of(["*"]) >> FIRST_YEAR,
         either=not days.startswith("*") and not weekdays.startswith("*"),
+        wild=minutes.startswith("*") or hours.startswith("*"),
     )
 
 

@@ -11,6 +11,14 @@ whatever the expression:
   evenly spaced firing writes `rate(...)`, which counts elapsed seconds and sees neither clock changes nor
   time zones.
 
+With `clock_changes="cron"` a cron expression follows cron(8) of Vixie's cron instead, for changes of less
+than three hours; a greater one is a correction of the clock, and is followed as if with wildcards:
+
+- without `*` at the beginning of its minutes and hours (so `30 2 * * *`), what a change skips fires at the
+  moment of the change, all of it as one fire, and what it repeats fires the first time only;
+- with one (`*/15 * * * *`, `0 * * * *`) it follows the clock as it is: what is skipped rests, and what is
+  repeated fires both times, so that it goes on evenly.
+
 Two nodes that read the same expression agree on every instant to the last bit, as the key (schedule, instant)
 requires.
 """
@@ -44,6 +52,9 @@ PERIOD_S_MAX = 36_500 * 86_400
 """The longest period of a rate, about a hundred years."""
 
 Kind = Literal["rate", "cron", "at"]
+
+ClockChanges = Literal["eventbridge", "cron"]
+CLOCK_CHANGES: tuple[ClockChanges, ...] = ("eventbridge", "cron")
 
 
 class InvalidSchedule(Invalid):
@@ -99,31 +110,66 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """At the local minutes that a calendar names, in one time zone."""
+    """At the local minutes that a calendar names, in one time zone; `clock_changes` as in `parse`."""
 
     kind: ClassVar[Kind] = "cron"
     calendar: Calendar
     zone: ZoneInfo
+    clock_changes: ClockChanges = "eventbridge"
 
     def next_after(self, instant: float, anchor: float) -> float | None:
         if not instant < _END:
             return None
         wall = datetime.fromtimestamp(math.floor(max(instant, _START)), self.zone)
         wall = wall.replace(second=0, microsecond=0, tzinfo=None)
+        found: float | None = None
         while (named := self.calendar.first_from(wall)) is not None:
-            moment = _first_moment(named, self.zone)
+            moment = self._moment(named)
             # Two reasons to go on: a time that does not exist, and one that has had its turn before the
             # clocks went back. Either holds for the minutes of one change at a time, and the calendar itself
             # ends in 2199.
             if moment is not None and moment > instant:
-                return moment
+                found = moment
+                break
+            wall = named + timedelta(minutes=1)
+        if self.clock_changes == "cron" and instant >= _START:
+            repeated = self._repeated(instant, math.inf if found is None else found)
+            return found if repeated is None else repeated
+        return found
+
+    def _moment(self, wall: datetime) -> float | None:
+        """When it fires for a local time, None when not at all; for a repeated one, the first time."""
+        moment = _first_moment(wall, self.zone)
+        if moment is None and self.clock_changes == "cron" and not self.calendar.wild:
+            change, length_s = _skip(wall, self.zone)
+            return change if length_s < _CORRECTION_S else None
+        return moment
+
+    def _repeated(self, instant: float, before: float) -> float | None:
+        """The first second showing of a local time that fires again, in (instant, before)."""
+        # The clocks go back within the next day, or have within the last one, or not at all near here.
+        near = [_offset(instant + days * 86_400, self.zone) for days in (-1, 0, 1)]
+        if near[0] <= near[1] <= near[2]:
+            return None
+        start = datetime.fromtimestamp(math.floor(instant), UTC) + timedelta(seconds=min(near))
+        wall = start.replace(second=0, microsecond=0, tzinfo=None)
+        while (named := self.calendar.first_from(wall)) is not None:
+            first = named.replace(tzinfo=self.zone).timestamp()
+            second = named.replace(tzinfo=self.zone, fold=1).timestamp()
+            if first >= before or first > instant + 86_400:
+                return None
+            # Of what a change skips, fold 1 comes before fold 0.
+            is_again = self.calendar.wild or second - first >= _CORRECTION_S
+            if is_again and second > first and instant < second < before:
+                return second
             wall = named + timedelta(minutes=1)
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A schedule's expression, read. Frozen, hashable, picklable; `parse(e.text, timezone=e.timezone) == e`.
+    """A schedule's expression, read. Frozen, hashable, picklable; `parse` reads it back from
+    `text` and `timezone`.
 
     `text` is the expression with its white space normalised; `timezone` an IANA name, which a rate ignores.
     """
@@ -159,8 +205,8 @@ class Expression:
         return moments
 
 
-def parse(text: str, *, timezone: str = "UTC") -> Expression:
-    """Read a schedule expression.
+def parse(text: str, *, timezone: str = "UTC", clock_changes: ClockChanges = "eventbridge") -> Expression:
+    """Read a schedule expression. `clock_changes` is the rule that a cron follows where clocks change.
 
     `text` is one of:
 
@@ -185,7 +231,7 @@ def parse(text: str, *, timezone: str = "UTC") -> Expression:
         )
     zone = _zone(timezone, text)
     try:
-        return _parse(text, timezone, zone)
+        return _parse(text, timezone, zone, clock_changes)
     except FieldError as error:
         raise InvalidSchedule(text, error.field, error.why) from None
 
@@ -212,10 +258,11 @@ _UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 # Two days to spare on both sides: a local 1970 begins up to 14 hours before, and a local 2199 ends after
 # UTC's.
 _START = -2 * 86_400
+_CORRECTION_S = 3 * 3600
 _END = datetime(LAST_YEAR + 1, 1, 3, tzinfo=UTC).timestamp()
 
 
-def _parse(text: str, timezone: str, zone: ZoneInfo) -> Expression:
+def _parse(text: str, timezone: str, zone: ZoneInfo, changes: ClockChanges) -> Expression:
     words = text.split()
     if not words:
         raise FieldError("expression", "is empty")
@@ -226,7 +273,7 @@ def _parse(text: str, timezone: str, zone: ZoneInfo) -> Expression:
         if name == "rate":
             return Expression(normal, timezone, _rate(inside))
         if name == "cron":
-            return Expression(normal, timezone, _cron(parse_aws(inside), zone))
+            return Expression(normal, timezone, _cron(parse_aws(inside), zone, changes))
         if name == "at":
             return Expression(normal, timezone, _at(" ".join(inside), zone))
         near = difflib.get_close_matches(name.lower(), ("rate", "cron", "at"), n=1)
@@ -241,10 +288,11 @@ def _parse(text: str, timezone: str, zone: ZoneInfo) -> Expression:
                 "expression",
                 f"no macro {quoted(' '.join(words))}{_meant(near)}; allowed are {' '.join(MACROS)}",
             )
-        return Expression(words[0], timezone, _cron(parse_crontab(MACROS[words[0].lower()].split()), zone))
+        calendar = parse_crontab(MACROS[words[0].lower()].split())
+        return Expression(words[0], timezone, _cron(calendar, zone, changes))
     if words[0].startswith(("rate", "cron", "at(")):
         raise FieldError("expression", "the brackets do not match; write rate(...), cron(...) or at(...)")
-    return Expression(" ".join(words), timezone, _cron(parse_crontab(words), zone))
+    return Expression(" ".join(words), timezone, _cron(parse_crontab(words), zone, changes))
 
 
 def _rate(words: list[str]) -> Rate:
@@ -272,8 +320,8 @@ def _rate(words: list[str]) -> Rate:
     return Rate(value * _UNITS_S[unit])
 
 
-def _cron(calendar: Calendar, zone: ZoneInfo) -> Cron:
-    cron = Cron(calendar, zone)
+def _cron(calendar: Calendar, zone: ZoneInfo, changes: ClockChanges) -> Cron:
+    cron = Cron(calendar, zone, changes)
     if cron.next_after(-math.inf, 0.0) is None:
         raise FieldError(
             "expression", f"never fires: no such day or time from {FIRST_YEAR} to {LAST_YEAR} in {zone.key}"
@@ -310,6 +358,26 @@ def _first_moment(wall: datetime, zone: ZoneInfo) -> float | None:
     if datetime.fromtimestamp(moment, zone).replace(tzinfo=None, fold=0) != wall:
         return None
     return moment
+
+
+def _offset(moment: float, zone: ZoneInfo) -> float:
+    """Seconds by which clocks in `zone` are ahead of UTC."""
+    offset = datetime.fromtimestamp(math.floor(moment), zone).utcoffset()
+    assert offset is not None
+    return offset.total_seconds()
+
+
+def _skip(wall: datetime, zone: ZoneInfo) -> tuple[float, float]:
+    """Of the change that skips the local time `wall`: its moment, and how many seconds it skips."""
+    # Read with the offset from before, a skipped time lies behind the change, and the other way round.
+    low = int(wall.replace(tzinfo=zone, fold=1).timestamp())
+    high = int(wall.replace(tzinfo=zone).timestamp())
+    length_s = high - low
+    before = _offset(low, zone)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _offset(middle, zone) == before else (low, middle)
+    return float(high), float(length_s)
 
 
 @cache

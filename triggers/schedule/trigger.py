@@ -9,20 +9,23 @@ import asyncio
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from headrace.runtime.errors import Duplicate, InvalidFunction, Retryable
+from headrace.runtime.errors import Duplicate, InvalidFunction, InvalidSettings, Overlapping, Retryable
 from headrace.runtime.fault import reach
 from headrace.runtime.model.event import ScheduleEvent
+from headrace.runtime.model.size import read_duration
 from headrace.runtime.model.write import CursorMoved, Fired
 from headrace.runtime.trigger import Route, Source, TriggerContext
-from headrace.triggers.schedule.expression import jitter, parse
+from headrace.triggers.schedule.expression import CLOCK_CHANGES, ClockChanges, jitter, parse
+
+T = TypeVar("T")
 
 GRACE_S = 60.0
 """A moment that is later than this has been missed."""
@@ -32,7 +35,15 @@ LOOK_S = 30.0
 
 MISFIRES_MAX = 1_000
 JITTER_S_MAX = 86_400.0
+WINDOW_S_MAX = 86_400.0
+"""As EventBridge Scheduler's: a flexible time window is at most 1,440 minutes."""
+
+QUEUE_LOOK_S = 1.0
+"""How often is looked whether what a queued moment waits for has ended."""
+
 _MISFIRE = ("skip", "once", "all")
+_OVERLAP = ("allow", "skip", "queue", "cancel")
+_CANCEL_LOOK_S = 0.25
 _TRY_AGAIN_S_MAX = 30.0
 _BISECT_S = 0.5  # below the shortest gap between two moments, which is a second
 
@@ -42,20 +53,26 @@ class Schedule:
 
     Args:
         expression: `rate(5 minutes)`, `cron(0 9 ? * MON-FRI *)`, a crontab line, or
-        `at(2030-01-31T09:00:00)`.
+            `at(2030-01-31T09:00:00)`.
         timezone: IANA name; what the local times of the expression, `start` and `end` are of.
         name: the schedule's identity beside its function. A renamed schedule is a new one, and so is one
-        without
-            a name that changes its place among the function's triggers.
+            without a name that changes its place among the function's triggers.
         start: no moment before this one; an ISO 8601 text or a datetime. A rate counts from it.
         end: no moment after this one.
         jitter: delays each event by up to so many seconds (0 to 86,400), by a hash of schedule and moment, so
-        that
-            many schedules of one minute do not run at once. The event's `time` stays the moment itself.
+            that many schedules of one minute do not run at once. The event's `time` stays the moment itself.
+        window: a flexible time window, as EventBridge Scheduler's: seconds, or a text such as `15 min`, up to
+            a day. The event comes somewhere within it, by the same hash, and a moment whose window is open is
+            not missed. The jitter comes on top.
+        clock_changes: the rule that a cron expression follows where clocks change: `eventbridge`, or `cron`
+            for that of Vixie's cron; see `expression.py`.
+        overlap: what a moment does while what an earlier one started (an invocation or a job) has not ended:
+            `allow` fires; `skip` does not; `queue` fires when it has ended, one moment at a time: the first
+            waits and others are skipped meanwhile; `cancel` ends the earlier one, then fires. What is fired
+            by hand or by a backfill does not count.
         misfire: what becomes of moments that passed while no node ran, or while the machine slept: `once`
-        fires the
-            newest of them, `all` the newest `max_misfires`, oldest first, `skip` none. A newest moment that
-            is less than GRACE_S late is not missed and fires in any case.
+            fires the newest of them, `all` the newest `max_misfires`, oldest first, `skip` none. A newest
+            moment that is less than GRACE_S late is not missed and fires in any case.
         max_misfires: 1 to MISFIRES_MAX.
         input: JSON that becomes the event's `detail`.
 
@@ -74,11 +91,16 @@ class Schedule:
         start: datetime | str | None = None,
         end: datetime | str | None = None,
         jitter: float = 0,
+        window: float | str = 0,
         misfire: str = "once",
         max_misfires: int = 100,
+        overlap: str = "allow",
+        clock_changes: str = "eventbridge",
         input: Any = None,
     ) -> None:
-        self.expression = parse(expression, timezone=timezone)
+        rule = next((each for each in CLOCK_CHANGES if each == clock_changes), CLOCK_CHANGES[0])
+        self.expression = parse(expression, timezone=timezone, clock_changes=rule)
+        self.clock_changes: ClockChanges = self._one_of(CLOCK_CHANGES, clock_changes, "clock_changes")
         self.timezone = timezone
         self.name = name
         if name is not None and (not isinstance(name, str) or not name or len(name) > 128):
@@ -92,9 +114,9 @@ class Schedule:
         if isinstance(jitter, bool) or not isinstance(jitter, int | float) or not 0 <= jitter <= JITTER_S_MAX:
             raise self._invalid(f"jitter is {jitter!r}", f"Give seconds from 0 to {JITTER_S_MAX:,.0f}.")
         self.jitter = float(jitter)
-        if misfire not in _MISFIRE:
-            raise self._invalid(f"misfire is {misfire!r}", f"Use one of {', '.join(map(repr, _MISFIRE))}.")
-        self.misfire = misfire
+        self.window = self._window(window)
+        self.misfire: str = self._one_of(_MISFIRE, misfire, "misfire")
+        self.overlap: str = self._one_of(_OVERLAP, overlap, "overlap")
         is_whole = isinstance(max_misfires, int) and not isinstance(max_misfires, bool)
         if not is_whole or not 1 <= max_misfires <= MISFIRES_MAX:
             hint = f"Give a whole number from 1 to {MISFIRES_MAX}."
@@ -108,10 +130,9 @@ class Schedule:
             ) from None
 
     def __repr__(self) -> str:
-        defaults = {"timezone": "UTC", "jitter": 0.0, "misfire": "once", "max_misfires": 100}
         fields = self.fields()
         del fields["expression"]
-        given = [f"{key}={value!r}" for key, value in fields.items() if value != defaults.get(key)]
+        given = [f"{key}={value!r}" for key, value in fields.items() if value != _DEFAULTS.get(key)]
         return f"Schedule({', '.join([repr(self.expression.text), *given])})"
 
     def __eq__(self, other: object) -> bool:
@@ -128,8 +149,11 @@ class Schedule:
             "start": None if self.start is None else _iso(self.start),
             "end": None if self.end is None else _iso(self.end),
             "jitter": self.jitter,
+            "window": self.window,
             "misfire": self.misfire,
             "max_misfires": self.max_misfires,
+            "overlap": self.overlap,
+            "clock_changes": self.clock_changes,
             "input": self.input,
         }
 
@@ -144,6 +168,7 @@ class Schedule:
         parts = [self.expression.text, self.timezone]
         parts += [f"from {_iso(self.start)}"] if self.start is not None else []
         parts += [f"until {_iso(self.end)}"] if self.end is not None else []
+        parts += ["clock changes as cron"] if self.clock_changes == "cron" else []
         return "; ".join(parts)
 
     def next_after(self, moment: float, *, anchor: float) -> float | None:
@@ -161,6 +186,22 @@ class Schedule:
     def next_moments(self, moment: float, *, anchor: float, limit: int = 5) -> list[float]:
         """The next moments, for people to look at."""
         return list(_upcoming(partial(self.next_after, anchor=anchor), moment, limit))
+
+    @property
+    def slack_s(self) -> float:
+        """How long after a moment its event may come and still be in time."""
+        return self.window + self.jitter
+
+    def delay(self, name: str, due: float) -> float:
+        """Seconds after a moment at which the event of the schedule `name` comes, in [0, `slack_s`]."""
+        return jitter(f"{name} window", due, self.window) + jitter(name, due, self.jitter)
+
+    def event(self, name: str, due: float, *, id: str) -> Mapping[str, Any]:
+        """The event for a moment, in EventBridge's envelope, with `input` as its detail."""
+        event = ScheduleEvent.of(name, due=_iso(due), id=id)
+        if self.input is not None:
+            event["detail"] = self.input
+        return event
 
     def source(self, context: TriggerContext) -> Source:
         return ScheduleSource(self, context)
@@ -181,8 +222,37 @@ class Schedule:
             hint = "Write for example 2030-01-31T09:00:00, in the schedule's time zone."
             raise self._invalid(f"{name} is {value!r}, not a date and time", hint) from None
 
+    def _window(self, value: float | str) -> float:
+        hint = f'Give seconds, or a text such as "15 min", up to {WINDOW_S_MAX:,.0f} s.'
+        if value == 0 and not isinstance(value, bool | str):
+            return 0.0
+        try:
+            found = read_duration(value, field="window")
+        except InvalidSettings:
+            found = math.inf
+        if found > WINDOW_S_MAX:
+            raise self._invalid(f"window is {value!r}", hint)
+        return found
+
+    def _one_of(self, known: tuple[T, ...], value: str, name: str) -> T:
+        for each in known:
+            if value == each:
+                return each
+        raise self._invalid(f"{name} is {value!r}", f"Use one of {', '.join(map(repr, known))}.")
+
     def _invalid(self, why: str, hint: str) -> InvalidFunction:
         return InvalidFunction(f"Schedule({self.expression.text!r})", why, hint)
+
+
+_DEFAULTS: Mapping[str, Any] = {
+    "timezone": "UTC",
+    "jitter": 0.0,
+    "window": 0.0,
+    "misfire": "once",
+    "max_misfires": 100,
+    "overlap": "allow",
+    "clock_changes": "eventbridge",
+}
 
 
 NextAfter = Callable[[float], float | None]
@@ -261,17 +331,19 @@ class ScheduleSource:
 
     A moment that cannot be accepted is tried again until the next one is due; then it counts as missed,
     except that the policy `all` goes on trying. What `stop` interrupts is found as a missed moment by the
-    next start.
+    next start. A moment that waits for an earlier one's end is remembered by the store, so that every node
+    looks after it.
     """
 
     def __init__(self, schedule: Schedule, context: TriggerContext, *, look_s: float = LOOK_S) -> None:
         self._schedule = schedule
         self._context = context
-        self._look_s = look_s
+        self._look_s = look_s if context.clock_look_s is None else context.clock_look_s
         self._name = context.name
         self._cursor = f"schedule:{self._name}:definition"
         self._holding = False
         self._task: asyncio.Task[None] | None = None
+        self._queue: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         if self._task is None:
@@ -279,11 +351,9 @@ class ScheduleSource:
 
     async def stop(self) -> None:
         task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await _ended(task)  # first, since it may begin the other
+        task, self._queue = self._queue, None
+        await _ended(task)
 
     async def _run(self) -> None:
         for attempt in itertools.count():
@@ -297,13 +367,16 @@ class ScheduleSource:
 
     async def _fire_for_ever(self) -> None:
         context, clock = self._context, self._context.clock
-        definition = self._schedule.definition
+        definition, slack_s = self._schedule.definition, self._schedule.slack_s
         state = await self._state()
         if await context.state.cursor(self._cursor) != definition:
             reach("cursor.before")
             await context.accept([], [CursorMoved(self._cursor, definition)])
             reach("cursor.after")
-        after: float = state.anchor if state.last_due_at is None else max(state.anchor, state.last_due_at)
+        if state.queued_at is not None:
+            self._look_after_queue()
+        # The moments of a pause are passed over, even when nobody was here to see its end.
+        after: float = max(state.anchor, state.last_due_at or 0.0, min(state.resumed_at or 0.0, clock.now()))
         if after > clock.now() + 86_400:
             self._report(
                 "the schedule last fired in the future: the clock was wrong, or is", after=_iso(after)
@@ -318,7 +391,7 @@ class ScheduleSource:
             if (due := next_after(after)) is None:
                 return
             is_late = is_starting or await self._sleep_until(self._fire_at(due))
-            passed = due <= clock.now() - self._schedule.jitter
+            passed = due <= clock.now() - slack_s
             if is_starting and not passed:
                 is_starting = False
                 continue
@@ -330,6 +403,8 @@ class ScheduleSource:
             state = await self._state()
             if state.anchor != anchor:
                 after = max(after, state.anchor)
+            elif due <= (state.resumed_at or 0.0) <= clock.now() + GRACE_S:
+                after = max(due, min(state.resumed_at, clock.now()))
             elif is_late and passed:
                 after = await self._catch_up(next_after, after, state)
             else:
@@ -345,7 +420,7 @@ class ScheduleSource:
                 missed,
                 next_after,
                 after,
-                until=now - schedule.jitter,
+                until=now - schedule.slack_s,
                 now=now,
                 misfire=schedule.misfire,
                 max_misfires=schedule.max_misfires,
@@ -357,7 +432,8 @@ class ScheduleSource:
             window = f"{_iso(after)} to {_iso(found.newest)}"
             self._report("moments of the schedule passed unheeded", window=window, fired=len(found.fire))
         for moment, successor in zip(found.fire, [*found.fire[1:], next_after(found.newest)], strict=False):
-            await self._fire(moment, state.generation, until=successor)
+            cause = "missed" if now - moment > GRACE_S + schedule.slack_s else "due"
+            await self._fire(moment, state.generation, until=successor, cause=cause)
         return found.newest
 
     async def _sleep_until(self, moment: float) -> bool:
@@ -367,20 +443,31 @@ class ScheduleSource:
             await clock.sleep(min(left, self._look_s))
         return -left > GRACE_S
 
-    async def _fire(self, due: float, generation: int, *, until: float | None) -> None:
-        context, shown = self._context, _iso(due)
-        event = ScheduleEvent.of(self._name, due=shown, id=context.new_id())
-        if self._schedule.input is not None:
-            event["detail"] = self._schedule.input
-        give_up_at = None if until is None or self._schedule.misfire == "all" else self._fire_at(until)
+    async def _fire(self, due: float, generation: int, *, until: float | None, cause: str = "due") -> None:
+        context, schedule, shown = self._context, self._schedule, _iso(due)
+        event = schedule.event(self._name, due, id=context.new_id())
+        next_at = None if until is None else self._fire_at(until)
+        give_up_at = None if schedule.misfire == "all" else next_at
         wait_s = 1.0
         while True:
+            fired = Fired(self._name, due, generation, cause, schedule.overlap)
             try:
                 reach("fire.before")
-                await context.accept([event], [Fired(self._name, due, generation)])
+                await context.accept([event], [fired])
                 reach("fire.after")
             except Duplicate:
+                if schedule.overlap == "queue":
+                    self._look_after_queue()  # another node may have put it there, and be gone
                 return  # another node was first, or has a newer definition
+            except Overlapping as error:
+                if schedule.overlap == "queue":
+                    self._look_after_queue()
+                if schedule.overlap != "cancel":
+                    return
+                if next_at is not None and context.clock.now() >= next_at:
+                    await self._give_way(due, generation)
+                    return
+                await self._cancel(error.ids)
             except Retryable as error:
                 now = context.clock.now()
                 if not self._holding:
@@ -395,8 +482,50 @@ class ScheduleSource:
                 self._holding = False
                 return
 
+    async def _cancel(self, ids: Sequence[str]) -> None:
+        """Have earlier runs ended; what cannot be told now is told again, as long as it has not ended."""
+        for id in ids:
+            with contextlib.suppress(Retryable):
+                await self._context.cancel(id)
+        await self._context.clock.sleep(_CANCEL_LOOK_S)
+
+    async def _give_way(self, due: float, generation: int) -> None:
+        """A moment gives way to the next one, since what was to be cancelled has not ended."""
+        self._report("an earlier run could not be ended in time for the schedule", due=_iso(due))
+        with contextlib.suppress(Duplicate):
+            await self._context.accept([], [Fired(self._name, due, generation, "skipped")])
+
+    # ---- what waits for an earlier one's end ----
+
+    def _look_after_queue(self) -> None:
+        if self._queue is None or self._queue.done():
+            self._queue = asyncio.create_task(self._fire_queued(), name=f"queue of schedule {self._name}")
+
+    async def _fire_queued(self) -> None:
+        """Fire the moments that wait, each when what it waits for has ended, until none does."""
+        context = self._context
+        while True:
+            try:
+                if await context.state.cursor(self._cursor) != self._schedule.definition:
+                    return  # nodes with the newer definition look after it
+                state = await self._state()
+                if (due := state.queued_at) is None:
+                    return
+                if not state.paused:
+                    event = self._schedule.event(self._name, due, id=context.new_id())
+                    fired = Fired(self._name, due, state.generation, "queued", "queue")
+                    await context.accept([event], [fired])
+                    continue
+            except Duplicate:
+                continue  # another node was first: perhaps the next one waits already
+            except (Overlapping, Retryable):
+                pass  # it has not ended, or it is not the time to ask
+            except Exception as error:
+                self._report("what waits of the schedule could not be fired and is tried again", error=error)
+            await context.clock.sleep(QUEUE_LOOK_S)
+
     def _fire_at(self, due: float) -> float:
-        return due + jitter(self._name, due, self._schedule.jitter)
+        return due + self._schedule.delay(self._name, due)
 
     async def _state(self) -> Any:
         # Whole seconds, so that the moments of a rate are whole ones too.
@@ -408,6 +537,13 @@ class ScheduleSource:
         if error is not None:
             shown |= {"error": f"{type(error).__name__}: {error}", "hint": getattr(error, "hint", "")}
         self._context.report(message, shown)
+
+
+async def _ended(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _iso(moment: float) -> str:

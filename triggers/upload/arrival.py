@@ -15,6 +15,7 @@ from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.trigger import TriggerContext
 
 CREATED = "ObjectCreated:Put"
+REMOVED = "ObjectRemoved:Delete"
 _LAST_TIME = 253_402_300_799.0  # the end of the year 9999
 
 
@@ -27,6 +28,11 @@ class Arrival(msgspec.Struct, frozen=True):
     name: str = CREATED
     listed: bool = False
     source: str = "headrace:folder"
+
+    @property
+    def removed(self) -> bool:
+        """Whether the object has gone, rather than come."""
+        return self.name.startswith("ObjectRemoved")
 
 
 class Recorder(Protocol):
@@ -55,7 +61,7 @@ class EventRecorder:
 def event_of(arrival: Arrival) -> UploadEvent:
     """The event of one arrival, in S3's shape."""
     info = arrival.info
-    return UploadEvent.of(
+    event = UploadEvent.of(
         info.bucket,
         info.key,
         size=info.size,
@@ -66,11 +72,27 @@ def event_of(arrival: Arrival) -> UploadEvent:
         source=arrival.source,
         version_id=info.version_id,
     )
+    if arrival.removed:
+        del event.record["s3"]["object"]["size"], event.record["s3"]["object"]["eTag"]
+    return event
 
 
 def seen(trigger: str, arrival: Arrival) -> Seen:
-    """The ledger's row of one arrival, for the trigger of that name."""
+    """The ledger's row of one arrival, for the trigger of that name. That of an object that has gone has no
+    ETag, and none of its versions: it is a mark against what is told of it late.
+    """
     info = arrival.info
+    if arrival.removed:
+        return Seen(
+            trigger=trigger,
+            bucket=info.bucket,
+            key=info.key,
+            etag="",
+            size=0,
+            sequencer=info.sequencer,
+            modified_at=info.modified_at,
+            listed=arrival.listed,
+        )
     return Seen(
         trigger=trigger,
         bucket=info.bucket,

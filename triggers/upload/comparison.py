@@ -18,8 +18,11 @@ class Differences(msgspec.Struct):
     new: list[ObjectInfo]
     """Objects that the ledger does not have in this state."""
 
-    missing: list[str]
-    """Keys of the ledger that the listing does not have."""
+    missing: list[LedgerEntry]
+    """Rows of the ledger whose keys the listing does not have."""
+
+    until: str = ""
+    """The last key that was compared."""
 
 
 class Comparison:
@@ -63,11 +66,14 @@ class Comparison:
         while (listed or self._all_listed) and (rows or self._all_rows) and (listed or rows):
             # `str` compares by code point, which is the order of UTF-8 bytes.
             if not rows or (listed and listed[0].key < rows[0].key):
+                found.until = listed[0].key
                 found.new.append(listed.popleft())
             elif not listed or rows[0].key < listed[0].key:
-                found.missing.append(rows.popleft().key)
+                found.until = rows[0].key
+                found.missing.append(rows.popleft())
             else:
                 info, row = listed.popleft(), rows.popleft()
+                found.until = row.key
                 if (info.etag, info.size) != (row.etag, row.size) and info.modified_at >= row.modified_at:
                     found.new.append(info)
         return found

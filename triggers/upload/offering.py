@@ -69,16 +69,19 @@ class Offering:
 
     async def pass_over(self, infos: Sequence[ObjectInfo]) -> int:
         """Record objects without events; how many were not known before."""
-        if not infos:
+        return await self.note([Arrival(info, listed=True) for info in infos])
+
+    async def note(self, arrivals: Sequence[Arrival]) -> int:
+        """Record arrivals without events; how many were not known before."""
+        if not arrivals:
             return 0
-        rows = [seen(self._context.name, Arrival(info, listed=True)) for info in infos]
         try:
-            await self._context.accept([], rows)
+            await self._context.accept([], [seen(self._context.name, arrival) for arrival in arrivals])
         except Duplicate:
             # One of them is known, and that refused them all.
-            half = len(infos) // 2
-            return await self.pass_over(infos[:half]) + await self.pass_over(infos[half:]) if half else 0
-        return len(infos)
+            half = len(arrivals) // 2
+            return await self.note(arrivals[:half]) + await self.note(arrivals[half:]) if half else 0
+        return len(arrivals)
 
     async def _hold(self, error: Retryable, attempt: int) -> None:
         """Wait before an upload is offered again: part of a time that doubles with each attempt."""

@@ -7,6 +7,7 @@ from headrace.runtime.objects.folder import FolderStore
 from headrace.runtime.trigger import TriggerContext
 from headrace.triggers.upload.arrival import Recorder
 from headrace.triggers.upload.folder import FolderUploads
+from headrace.triggers.upload.notified import NotifiedUploads
 from headrace.triggers.upload.source import UploadSource
 from headrace.triggers.upload.trigger import Upload
 
@@ -17,4 +18,4 @@ def open_source(trigger: Upload, context: TriggerContext, recorder: Recorder | N
     """
     if isinstance(context.objects, FolderStore):
         return FolderUploads(trigger, context, context.objects, recorder)
-    return UploadSource(trigger, context, recorder)
+    return NotifiedUploads(trigger, context, recorder)

@@ -25,9 +25,13 @@ class Reports:
         self._context.report(message, shown)
 
     @contextlib.contextmanager
-    def catching(self, message: str, **facts: object) -> Iterator[None]:
-        """The outermost catch of whatever runs in the background."""
+    def catching(
+        self, message: str, *, unless: type[Exception] | None = None, **facts: object
+    ) -> Iterator[None]:
+        """The outermost catch of whatever runs in the background; errors of kind `unless` pass through."""
         try:
             yield
         except Exception as error:
+            if unless is not None and isinstance(error, unless):
+                raise
             self.tell(message, error=error, **facts)

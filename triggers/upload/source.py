@@ -11,17 +11,18 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace.runtime.errors import InvalidFunction, NoSuchObject
 from headrace.runtime.fault import reach
 from headrace.runtime.model.write import CursorMoved, Forget
 from headrace.runtime.objects.protocol import ObjectInfo
-from headrace.runtime.trigger import TriggerContext
-from headrace.triggers.upload.arrival import Arrival, EventRecorder, Recorder
+from headrace.runtime.trigger import LedgerEntry, TriggerContext
+from headrace.triggers.upload.arrival import REMOVED, Arrival, EventRecorder, Recorder, event_of
 from headrace.triggers.upload.comparison import Comparison, Differences
 from headrace.triggers.upload.offering import Offering, renewed
+from headrace.triggers.upload.position import Position
 from headrace.triggers.upload.report import Reports
 from headrace.triggers.upload.trigger import Upload
 
@@ -40,9 +41,9 @@ class UploadSource:
         self._context = context
         self._bucket = trigger.bucket
         self._reports = Reports(context, trigger.bucket)
-        self._offering = Offering(
-            context, recorder or EventRecorder(context), self._reports, look_again=self._look_again
-        )
+        self._recorder = recorder or EventRecorder(context)
+        self._offering = Offering(context, self._recorder, self._reports, look_again=self._look_again)
+        self._position = Position(context)
         self._task: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._sweep_wanted = asyncio.Event()
@@ -74,6 +75,16 @@ class UploadSource:
             await task
         await self._unwatch()
 
+    async def take(self, infos: Sequence[ObjectInfo]) -> None:
+        """Offer what somebody else found, once it is whole; a notice that is under way is left alone."""
+        new = [info for info in infos if not self._awaits(info.key)]
+        if new:
+            await self._take_listed(new)
+
+    def wants(self, info: ObjectInfo) -> bool:
+        """Whether an object is one that this source would offer."""
+        return self._is_wanted(info)
+
     # ---- what a kind of bucket adds ----
 
     async def _prepare(self) -> None:
@@ -97,19 +108,39 @@ class UploadSource:
         return False
 
     def _is_wanted(self, info: ObjectInfo) -> bool:
-        return self._trigger.matches(info)
+        return self._trigger.tracks(info)
 
     async def _settled(self, infos: Sequence[ObjectInfo]) -> Sequence[ObjectInfo]:
         """Those that were whole before the trigger first began. Objects are whole by their nature."""
         return infos
 
     async def _take_listed(self, infos: Sequence[ObjectInfo]) -> None:
-        """Offer what a listing showed."""
-        await self._offering.offer_all([Arrival(info, listed=True) for info in infos])
+        """Offer what a listing showed; a trigger that wants removals only records it."""
+        if self._trigger.wants_created:
+            await self._offering.offer_all([Arrival(info, listed=True) for info in infos])
+        else:
+            await self._offering.pass_over(infos)
 
-    async def _gone(self, keys: Sequence[str]) -> None:
-        """The ledger has keys that the bucket has no more."""
-        await self._context.accept([], [Forget(self._context.name, self._bucket, list(keys))])
+    async def _missing(self, rows: Sequence[LedgerEntry]) -> None:
+        """Deal with rows of keys that a listing did not have: remove them, unless they have come since."""
+        looked: Mapping[str, ObjectInfo | None] = await self._context.in_thread(
+            self._look, [row.key for row in rows]
+        )
+        gone = [row for row in rows if looked.get(row.key) is None and not self._awaits(row.key)]
+        if gone:
+            forget = Forget(self._context.name, self._bucket, [row.key for row in gone])
+            events = []
+            if self._trigger.wants_removed:
+                # What is only passed over by now has not gone.
+                there = await self._context.in_thread(self._still_there, [row.key for row in gone])
+                went = [row for row in gone if row.key not in there and self._trigger.matches_key(row.key)]
+                events = [event_of(self._removal(row)) for row in went]
+            await self._context.accept(events, [forget])
+
+    def _removal(self, row: LedgerEntry) -> Arrival:
+        """What a listing tells of an object that has gone: no more than that."""
+        info = ObjectInfo(self._bucket, row.key, 0, "", row.modified_at, row.sequencer)
+        return Arrival(info, name=REMOVED, listed=True)
 
     # ---- the beginning ----
 
@@ -129,7 +160,7 @@ class UploadSource:
         before = _declared_before(known)
         passed = 0
         if existing == "skip":
-            async with contextlib.aclosing(self._differences()) as differences:
+            async with contextlib.aclosing(self._differences("", None)) as differences:
                 async for found in differences:
                     if await context.state.cursor(cursor) != known:
                         break  # another node has just done it, and now objects are new
@@ -155,7 +186,9 @@ class UploadSource:
     async def _tick(self) -> None:
         while True:
             await self._context.clock.sleep(self._context.sweep_s)
-            self._sweep_wanted.set()
+            with self._reports.catching("a sweep failed"):
+                if not await self._position.is_held_elsewhere():
+                    self._sweep_wanted.set()
 
     async def _sweep_when_wanted(self) -> None:
         clock = self._context.clock
@@ -178,34 +211,38 @@ class UploadSource:
         await self._watch_anew()
         if not self._begun:
             await self._begin()
-        async with contextlib.aclosing(self._differences()) as differences:
+        begun_after = await self._position.begin()
+        await self._sweep_between(begun_after, None)
+        if begun_after:
+            await self._sweep_between("", begun_after)
+        await self._position.end()
+
+    async def _sweep_between(self, after: str, until: str | None) -> None:
+        """Sweep the keys above `after`, up to and with `until`."""
+        async with contextlib.aclosing(self._differences(after, until)) as differences:
             async for found in differences:
-                await self._forget(found.missing)
+                if found.missing:
+                    await self._missing(found.missing)
                 new = [info for info in found.new if not self._awaits(info.key)]
                 if new:
                     await self._take_listed(new)
+                await self._position.passed(found.until)
 
-    async def _differences(self) -> AsyncGenerator[Differences, None]:
-        context, comparison, after = self._context, Comparison(), ""
-        listing = context.objects.iterate(self._bucket, self._trigger.prefix)
+    async def _differences(self, after: str, until: str | None) -> AsyncGenerator[Differences, None]:
+        context, comparison = self._context, Comparison()
+        listing = context.objects.iterate(self._bucket, self._trigger.prefix, after=after)
         while not comparison.is_done:
             if comparison.wants_listed:
-                page, last = await context.in_thread(self._next_page, listing)
+                page, last = await context.in_thread(self._next_page, listing, until)
                 comparison.feed_listed(page, last=last)
             if comparison.wants_rows:
                 rows = await context.state.ledger(context.name, self._bucket, after=after, limit=PAGE)
-                comparison.feed_rows(rows, last=len(rows) < PAGE)
+                last = len(rows) < PAGE
                 after = rows[-1].key if rows else after
+                if until is not None and after >= until:
+                    rows, last = [row for row in rows if row.key <= until], True
+                comparison.feed_rows(rows, last=last)
             yield comparison.compare()
-
-    async def _forget(self, keys: list[str]) -> None:
-        """Remove rows of keys that the listing did not have, unless they have come since it passed."""
-        if not keys:
-            return
-        looked = await self._context.in_thread(self._look, keys)
-        gone = [key for key in keys if looked.get(key) is None and not self._awaits(key)]
-        if gone:
-            await self._gone(gone)
 
     async def _look_again(self, arrival: Arrival) -> Arrival | None:
         key = arrival.info.key
@@ -226,10 +263,25 @@ class UploadSource:
                 looked[key] = info if self._is_wanted(info) else None
         return looked
 
-    def _next_page(self, listing: Iterator[ObjectInfo]) -> tuple[list[ObjectInfo], bool]:
-        """A page of the objects that the trigger wants, and whether it is the last."""
+    def _still_there(self, keys: Sequence[str]) -> set[str]:
+        """Those keys that have an object, of whatever kind."""
+        return {key for key in keys if self._etag(key) is not None}
+
+    def _etag(self, key: str) -> str | None:
+        try:
+            return self._context.objects.head(self._bucket, key).etag
+        except NoSuchObject:
+            return None
+
+    def _next_page(
+        self, listing: Iterator[ObjectInfo], until: str | None = None
+    ) -> tuple[list[ObjectInfo], bool]:
+        """A page of the objects that the trigger wants, and whether it is the last up to the key `until`."""
         page = list(itertools.islice(listing, PAGE))
-        return [info for info in page if self._is_wanted(info)], len(page) < PAGE
+        last = len(page) < PAGE
+        if until is not None and page and page[-1].key >= until:
+            page, last = [info for info in page if info.key <= until], True
+        return [info for info in page if self._is_wanted(info)], last
 
 
 def _declared_before(cursor: str | None) -> Upload | None:

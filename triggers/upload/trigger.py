@@ -20,8 +20,13 @@ EVENTS = (
     "ObjectCreated:Post",
     "ObjectCreated:Copy",
     "ObjectCreated:CompleteMultipartUpload",
+    "ObjectRemoved:*",
+    "ObjectRemoved:Delete",
+    "ObjectRemoved:DeleteMarkerCreated",
 )
-"""The events that can be asked for. A folder, and a sweep of any bucket, knows `ObjectCreated:Put` only."""
+"""The events that can be asked for. A folder, and a sweep of any bucket, knows `ObjectCreated:Put` and
+`ObjectRemoved:Delete` only.
+"""
 
 
 class Upload:
@@ -86,7 +91,7 @@ class Upload:
         if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
             raise self._invalid("min_size is above max_size", "No object would match; exchange them.")
         try:
-            self._glob = None if glob is None else _glob_pattern(glob)
+            self._glob = None if glob is None else re.compile(glob_source(glob), re.DOTALL)
         except re.error as error:
             raise self._invalid(
                 f"the glob {glob!r} cannot be read: {error}", "Write for example **/*.csv."
@@ -126,10 +131,26 @@ class Upload:
             return False
         return self._glob is None or self._glob.fullmatch(key) is not None
 
+    @property
+    def wants_created(self) -> bool:
+        """Whether objects that come are events."""
+        return any(name.startswith("ObjectCreated") for name in self.events)
+
+    @property
+    def wants_removed(self) -> bool:
+        """Whether objects that go are events."""
+        return any(name.startswith("ObjectRemoved") for name in self.events)
+
     def matches(self, info: ObjectInfo, name: str = "ObjectCreated:Put") -> bool:
-        """Whether an object passes all filters; `name` is the event that brought it."""
-        if name not in self.events and "ObjectCreated:*" not in self.events:
+        """Whether an object passes all filters; `name` is the event that brought it. The size of an object
+        that has gone is not known, and does not count.
+        """
+        if name not in self.events and f"{name.partition(':')[0]}:*" not in self.events:
             return False
+        return self.matches_key(info.key) if name.startswith("ObjectRemoved") else self.tracks(info)
+
+    def tracks(self, info: ObjectInfo) -> bool:
+        """Whether an object passes the filters of key and size, whatever happened to it."""
         if self.min_size is not None and info.size < self.min_size:
             return False
         if self.max_size is not None and info.size > self.max_size:
@@ -137,8 +158,8 @@ class Upload:
         return self.matches_key(info.key)
 
     def covers(self, info: ObjectInfo) -> bool:
-        """Whether an object lies in the bucket and passes all filters."""
-        return info.bucket == self.bucket and self.matches(info)
+        """Whether an object lies in the bucket and passes the filters of key and size."""
+        return info.bucket == self.bucket and self.tracks(info)
 
     def source(self, context: TriggerContext) -> Source:
         # Whoever declares a trigger, a worker for instance, needs no watcher.
@@ -174,7 +195,8 @@ _DEFAULTS: dict[str, Any] = {
 _GLOB_PARTS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 
-def _glob_pattern(glob: str) -> re.Pattern[str]:
+def glob_source(glob: str) -> str:
+    """The regular expression, for use with DOTALL, that a glob over keys stands for."""
     parts = []
     for part in _GLOB_PARTS.findall(glob):
         if part == "**/":
@@ -194,4 +216,4 @@ def _glob_pattern(glob: str) -> re.Pattern[str]:
             parts.append(f"[{inside}]")
         else:
             parts.append(re.escape(part))
-    return re.compile("".join(parts), re.DOTALL)
+    return "".join(parts)

@@ -126,14 +126,42 @@ CREATE TABLE schedule (
     generation INTEGER NOT NULL,
     anchor DOUBLE PRECISION NOT NULL,
     paused BOOLEAN NOT NULL,
-    last_due_at DOUBLE PRECISION
+    last_due_at DOUBLE PRECISION,
+    resumed_at DOUBLE PRECISION,
+    queued_at DOUBLE PRECISION,
+    forgotten_at DOUBLE PRECISION,
+    recorded BIGINT
 );
 
 CREATE TABLE fired (
     schedule TEXT COLLATE "C" NOT NULL,
     due_at DOUBLE PRECISION NOT NULL,
+    fired_at DOUBLE PRECISION,
+    cause TEXT,
+    subject BIGINT,
+    backfill BIGINT,
     PRIMARY KEY (schedule, due_at)
 );
+
+CREATE TABLE backfill (
+    id BIGINT NOT NULL PRIMARY KEY,
+    schedule TEXT COLLATE "C" NOT NULL,
+    generation INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    from_at DOUBLE PRECISION NOT NULL,
+    until_at DOUBLE PRECISION NOT NULL,
+    position DOUBLE PRECISION NOT NULL,
+    concurrency INTEGER NOT NULL,
+    again BOOLEAN NOT NULL,
+    instants BIGINT NOT NULL,
+    fired BIGINT NOT NULL,
+    present BIGINT NOT NULL,
+    live TEXT NOT NULL,
+    created_at DOUBLE PRECISION NOT NULL,
+    ended_at DOUBLE PRECISION,
+    note TEXT NOT NULL
+);
+CREATE UNIQUE INDEX backfill_open ON backfill (schedule) WHERE ended_at IS NULL;
 
 CREATE TABLE paused (function TEXT COLLATE "C" NOT NULL PRIMARY KEY);
 
@@ -164,5 +192,5 @@ CREATE TABLE node (
     until_at DOUBLE PRECISION NOT NULL
 );
 
-INSERT INTO meta (key, value) VALUES ('schema', '2'), ('min_reader', '2'), ('nodes', '0');
-INSERT INTO alembic_version (version_num) VALUES ('0002');
+INSERT INTO meta (key, value) VALUES ('schema', '3'), ('min_reader', '2'), ('nodes', '0');
+INSERT INTO alembic_version (version_num) VALUES ('0003');

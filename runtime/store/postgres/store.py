@@ -27,6 +27,7 @@ from headrace.runtime.store.postgres.listener import Listener
 from headrace.runtime.store.postgres.longread import LongReader
 from headrace.runtime.store.postgres.readers import PostgresReaders
 from headrace.runtime.store.postgres.transaction import words_of
+from headrace.runtime.store.postgres.upgrade import upgrade
 from headrace.runtime.store.postgres.writer import PATIENCE_S, Writer
 from headrace.runtime.store.questions import Questions
 from headrace.runtime.store.version import SCHEMA
@@ -35,14 +36,15 @@ _OLDEST_SERVER = 130_000
 _PAUSE_S = 0.2
 _STARTING = ("starting up", "not yet accepting connections", "in recovery mode")
 """What a server says that is about to answer: PostgreSQL's texts of code 57P03 (cannot_connect_now)."""
-_MAKING = 0x6865_6164_7261_6365  # of the lock that nodes take which find the database empty at once
+_MAKING = 0x6865_6164_7261_6365  # of the lock that nodes take which make or change tables at once
 
 
 class PostgresStore(Questions):
     """A `Store` in the database at `url` (`postgresql://USER:PASSWORD@HOST:PORT/DATABASE`).
 
-    Its tables are made when the database is empty. `clock` measures commits and patience: for `patience_s`
-    after the connection is lost, writes wait for another before they are answered with StoreUnavailable.
+    Its tables are made when the database is empty, and brought to this release's schema when they are older.
+    `clock` measures commits and patience: for `patience_s` after the connection is lost, writes wait for
+    another before they are answered with StoreUnavailable.
     """
 
     def __init__(self, url: str, *, clock: Clock | None = None, patience_s: float = PATIENCE_S) -> None:
@@ -191,7 +193,9 @@ class PostgresStore(Questions):
         return self._running[1]
 
     def _open(self) -> PostgresDatabase:
-        """Connect, check, and make the tables where there are none; on a thread, since each step waits."""
+        """Connect, check, and make the tables where there are none, or bring them up to date; on a thread,
+        since each step waits.
+        """
         db = self._connected()
         try:
             self._ready(db)
@@ -241,6 +245,13 @@ class PostgresStore(Questions):
                 return
         if not {"meta", "invocation", "alembic_version"} <= tables:
             raise _foreign(self.where)
+        if self._schema(db) < SCHEMA:
+            with db.transaction():
+                db.raw.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
+                upgrade(db.raw, self._schema(db))  # asked again: another node may have been first
+
+    def _schema(self, db: PostgresDatabase) -> int:
+        """Which schema the database has. Raises InvalidSettings for another program's, DataTooNew."""
         facts: dict[str, str] = {}
         with contextlib.suppress(psycopg.ProgrammingError):  # another program's table of that name
             facts = dict(db.raw.execute("SELECT key, value FROM meta").fetchall())
@@ -249,6 +260,7 @@ class PostgresStore(Questions):
         schema, min_reader = int(facts["schema"]), int(facts["min_reader"])
         if min_reader > SCHEMA:
             raise DataTooNew(self.where, schema, SCHEMA)
+        return schema
 
 
 def unreachable(error: psycopg.Error, url: str) -> StoreUnavailable:

@@ -1,11 +1,10 @@
-"""What people use in their own tests: a clock moved by hand, and a pool that runs functions in this process.
+"""Pools that run functions in this process, for tests.
 
 Imports the floor and, of the pool, what its workers make of a function: contexts, results, failures.
 """
 
 import asyncio
 import contextlib
-import heapq
 import inspect
 import io
 import json
@@ -18,56 +17,37 @@ from typing import Any
 from headrace.runtime.clock import Clock
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.invocation import Outcome
+from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
 from headrace.runtime.pool.failure import describe
 from headrace.runtime.pool.protocol import OnProgress, OnReports
+from headrace.runtime.pool.pump import STREAMS, pieces_of
 from headrace.runtime.pool.result import encode_result
 
 Entry = Callable[[Any, Any], Any]
 
 
-class ManualClock:
-    """A clock that stands still until `advance` moves it; sleepers wake in order of their deadlines."""
+class _Tools(Toolbox):
+    """What contexts in this process share."""
 
-    def __init__(self, now: float = 1_000_000_000.0) -> None:
-        self._began = now
-        self._elapsed = 0.0
-        self._order = 0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+    def __init__(
+        self,
+        objects: ObjectStore | Path | None,
+        client: Callable[[], Any] | None,
+        send: Callable[[Any], None],
+    ) -> None:
+        config = WorkerConfig(objects=str(objects) if isinstance(objects, Path) else None)
+        super().__init__(config, Path(tempfile.gettempdir()), send)
+        if not isinstance(objects, Path):
+            self._objects = objects
+        self._make_client = client
 
-    def now(self) -> float:
-        return self._began + self._elapsed
-
-    def monotonic(self) -> float:
-        return self._elapsed
-
-    async def sleep(self, seconds: float) -> None:
-        """Return once the clock has been advanced by `seconds` in all."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._order += 1
-        heapq.heappush(self._sleepers, (self._elapsed + seconds, self._order, waiter))
-        await waiter
-
-    async def advance(self, seconds: float) -> None:
-        """Move both clocks forward, waking each sleeper at its own instant and letting it run."""
-        end = self._elapsed + seconds
-        while self._sleepers and self._sleepers[0][0] <= end:
-            due, _, waiter = heapq.heappop(self._sleepers)
-            self._elapsed = max(due, self._elapsed)
-            if not waiter.done():
-                waiter.set_result(None)
-            for _ in range(5):
-                await asyncio.sleep(0)
-        self._elapsed = end
-        await asyncio.sleep(0)
-
-    def jump(self, seconds: float) -> None:
-        """Change the wall clock alone, as an operator or NTP would; no sleeper notices."""
-        self._began += seconds
+    @property
+    def client(self) -> Any:
+        if self._client is None and self._make_client is not None:
+            self._client = self._make_client()
+        return super().client
 
 
 class InlinePool:
@@ -75,7 +55,8 @@ class InlinePool:
     they were offered.
 
     It is what the dispatcher asks of a pool, with the workers' own contexts, encoding and descriptions of
-    failures, so that a test sees the same outcomes; limits of time and memory are not enforced.
+    failures, so that a test sees the same outcomes; limits of time and memory are not enforced, and a stream
+    is gathered into a list.
 
     Args:
         entries: what runs each function, by full name, as `app.entries()` gives it.
@@ -83,7 +64,8 @@ class InlinePool:
         clock: where an attempt's times come from.
         workers: attempts held at once; beyond them `offer` answers False.
         held: attempts wait until the test calls `run`, instead of running in the next turn of the event loop.
-        objects: the folder of the object store that contexts give, None for none.
+        objects: the object store that contexts give, or its folder; None for none.
+        client: makes the client that contexts give; None for none.
         on_progress: told what functions say of their progress, by token.
     """
 
@@ -95,7 +77,8 @@ class InlinePool:
         clock: Clock,
         workers: int = 1,
         held: bool = False,
-        objects: Path | None = None,
+        objects: ObjectStore | Path | None = None,
+        client: Callable[[], Any] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         self.workers = workers
@@ -112,8 +95,7 @@ class InlinePool:
         self._ended: list[Report] = []
         self._awake = False
         self._stopped = False
-        config = WorkerConfig(objects=str(objects) if objects is not None else None)
-        self._tools = Toolbox(config, Path(tempfile.gettempdir()), self._told)
+        self._tools = _Tools(objects, client, self._told)
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -166,6 +148,10 @@ class InlinePool:
         ]
         self._reports(reports)
 
+    def execute(self, token: int) -> Outcome:
+        """Run a held attempt and say how it ended, without reporting it: it stays held."""
+        return self._outcome(self._attempts[token][0])
+
     def end(self, token: int, outcome: Outcome) -> None:
         """End a held attempt as the test says, without running it."""
         del self._attempts[token]
@@ -211,6 +197,8 @@ class InlinePool:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
                 found = self._entries[attempt.function](self._payload(attempt), context)
+                if type(found) in STREAMS:
+                    found = pieces_of(found)
                 if inspect.iscoroutine(found):
                     with ThreadPoolExecutor(
                         1

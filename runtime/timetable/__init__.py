@@ -1,0 +1,1 @@
+"""The timetable: what operators see of schedules, and do with them."""

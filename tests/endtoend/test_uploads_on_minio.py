@@ -1,0 +1,230 @@
+"""Uploads on a real MinIO, told of by its webhooks and found by sweeps, through a real node."""
+
+import hashlib
+import io
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio import Minio
+from minio.notificationconfig import NotificationConfig, PrefixFilterRule, QueueConfig
+from s3_servers import MinioServer, free_port
+
+from tests.serving import Serving, run_command, wait_until
+
+CODE = Path(__file__).with_name("upload_functions.py")
+TOKEN = "secret-of-the-webhooks"
+pytestmark = [pytest.mark.service, pytest.mark.timeout(90)]
+
+
+def effects(node: Serving) -> list[tuple[str, str, str]]:
+    """What `up.seen` has returned: the event's name without its family's, the key, the ETag."""
+    found = node.client.invocations(function="up.seen")
+    results = [item["result"] for item in found if item["status"] == "succeeded"]
+    return sorted((r["name"].rpartition(":")[2], r["key"], r["etag"]) for r in results)
+
+
+def put(client: Minio, key: str, body: str) -> str:
+    """Put an object; its ETag."""
+    data = body.encode()
+    client.put_object("inbox", key, io.BytesIO(data), len(data))
+    return hashlib.md5(data).hexdigest()
+
+
+class Site:
+    """A MinIO with both webhook targets and a node that they lead to."""
+
+    def __init__(self, server: MinioServer, folder: Path, *, sweep_s: float = 3600.0) -> None:
+        self.server = server
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.node = Serving(
+            CODE, folder=folder, token="all",
+            flags=["--objects", server.objects, "--port", str(self.port)],
+            env={
+                **server.credentials, "HEADRACE_SWEEP_S": str(sweep_s),
+                "HEADRACE_TOKENS": f"all:admin:all,minio:events:{TOKEN}",
+            },
+        )  # fmt: skip
+
+    def targets(self) -> dict[str, str]:
+        return self.server.webhook_targets(f"{self.url}/v1/events/minio", TOKEN)
+
+    def headrace(self, *arguments: str) -> Any:
+        return run_command(*arguments, env={"HEADRACE_URL": self.url, "HEADRACE_TOKEN": "all"})
+
+    def waiting_effects(self, count: int) -> list[tuple[str, str, str]]:
+        wait_until(lambda: len(effects(self.node)) >= count, f"{count} effects")
+        return effects(self.node)
+
+
+@pytest.fixture
+def site(own_minio: MinioServer, tmp_path: Path) -> Iterator[Site]:
+    """Connected, with the bucket `inbox`."""
+    site = Site(own_minio, tmp_path)
+    own_minio.env = site.targets()
+    own_minio.start().client().make_bucket("inbox")
+    site.node.start()
+    try:
+        yield site
+    finally:
+        site.node.close()
+
+
+def test_a_bucket_is_connected_and_proved_and_its_uploads_and_removals_fire_once(site: Site) -> None:
+    client = site.server.client()
+    foreign = QueueConfig(
+        queue="arn:minio:sqs:us-east-1:HEADRACE:webhook", events=["s3:ObjectAccessed:Get"], config_id="mine",
+        prefix_filter_rule=PrefixFilterRule("other/"),
+    )  # fmt: skip
+    client.set_bucket_notification("inbox", NotificationConfig(queue_config_list=[foreign]))
+    done = site.headrace("buckets", "connect", "inbox")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is connected" in done.stdout
+    again = site.headrace("buckets", "connect", "inbox", "--json")
+    shown = json.loads(again.stdout)
+    assert shown["connected"], shown
+    assert shown["events"] == ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]  # which the function asks for
+
+    etags = [put(client, key, body) for key, body in [("a b+ü%.csv", "1"), ("a b+ü%.csv", "22"), ("b", "3")]]
+    client.remove_object("inbox", "b")
+    found = site.waiting_effects(4)
+    wait_until(lambda: site.server.queued() == 0, "all that was queued to be delivered")
+
+    assert found == effects(site.node) == sorted([
+        ("Put", "a b+ü%.csv", etags[0]), ("Put", "a b+ü%.csv", etags[1]), ("Put", "b", etags[2]),
+        ("Delete", "b", ""),
+    ])  # fmt: skip
+    site.node.check_books()
+
+    assert site.headrace("buckets", "disconnect", "inbox").returncode == 0
+    assert client.get_bucket_notification("inbox").queue_config_list == []
+    put(client, "unheard", "4")
+    site.node.restart()  # and a sweep finds it at the start
+    assert ("Put", "unheard", hashlib.md5(b"4").hexdigest()) in site.waiting_effects(5)
+
+
+def test_what_comes_while_the_node_is_down_is_delivered_later_and_fires_once(site: Site) -> None:
+    assert site.headrace("buckets", "connect", "inbox").returncode == 0
+    client = site.server.client()
+    put(client, "before", "1")
+    site.waiting_effects(1)
+    site.node.kill()
+    for number in range(50):
+        put(client, f"down-{number}", "x")
+    put(client, "down-0", "second")
+    client.remove_object("inbox", "down-1")
+    site.node.start()
+    wait_until(lambda: site.server.queued() == 0, "all that was queued to be delivered", within_s=60)
+    found = site.waiting_effects(51)
+    site.node.restart()
+
+    fired = [(key, etag) for name, key, etag in effects(site.node) if name == "Put"]
+    there = {(o.object_name, o.etag) for o in client.list_objects("inbox", recursive=True)}
+    assert len(fired) == len(set(fired))
+    assert there <= set(fired)
+    assert [key for name, key, _ in found if name == "Delete"] == ["down-1"]
+    site.node.check_books()
+
+
+def test_without_any_notification_sweeps_find_uploads_overwrites_and_removals(
+    own_minio: MinioServer, tmp_path: Path
+) -> None:
+    own_minio.start().client().make_bucket("inbox")
+    client = own_minio.client()
+    put(client, "old", "0")
+    site = Site(own_minio, tmp_path, sweep_s=1)
+    try:
+        site.node.start()
+        etags = [put(client, "a", "1"), put(client, "b", "1")]
+        site.waiting_effects(2)
+        etags.append(put(client, "a", "22"))
+        client.remove_object("inbox", "b")
+        assert site.waiting_effects(4) == sorted([
+            ("Put", "a", etags[0]), ("Put", "b", etags[1]), ("Put", "a", etags[2]), ("Delete", "b", ""),
+        ])  # fmt: skip
+        site.node.restart()
+        put(client, "c", "1")
+        assert len(site.waiting_effects(5)) == 5
+        site.node.check_books()
+    finally:
+        site.node.close()
+
+
+def test_the_environment_that_a_server_lacks_is_printed_to_be_pasted_and_then_suffices(
+    own_minio: MinioServer, tmp_path: Path
+) -> None:
+    site = Site(own_minio, tmp_path)
+    own_minio.start().client().make_bucket("inbox")
+    try:
+        site.node.start()
+        refused = site.headrace("buckets", "connect", "inbox", "--wait", "1")
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("error: the bucket inbox is not connected")
+        assert len(refused.stderr.strip().splitlines()) == 1
+        lines = dict(
+            line.split("=", 1) for line in refused.stdout.splitlines() if line.startswith("MINIO_NOTIFY_")
+        )
+        assert {name.rpartition("_")[0] for name in lines} == {
+            f"MINIO_NOTIFY_WEBHOOK_{part}" for part in ("ENABLE", "ENDPOINT", "AUTH_TOKEN", "QUEUE_DIR")
+        }
+        assert lines["MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_HEADRACE"] == TOKEN
+
+        folder = str(own_minio.folder / "kept")
+        own_minio.env = {**lines, "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_HEADRACEQ": folder}
+        own_minio.restart()
+        assert site.headrace("buckets", "connect", "inbox").returncode == 0
+
+        # One without a folder to keep events in, and one with a wrong token: each is named by its lines only.
+        own_minio.env = {name: value for name, value in lines.items() if "QUEUE_DIR" not in name}
+        own_minio.restart()
+        half = site.headrace("buckets", "connect", "inbox", "--wait", "3")
+        assert half.returncode == 1
+        assert [line for line in half.stdout.splitlines() if line.startswith("MINIO_")] == [
+            "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_HEADRACEQ=/var/lib/minio/headrace-queue"
+        ]
+        own_minio.env = {**lines, "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_HEADRACEQ": folder}
+        own_minio.env["MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_HEADRACE"] = "wrong"
+        own_minio.restart()
+        half = site.headrace("buckets", "connect", "inbox", "--wait", "3")
+        named = [line.split("=")[0] for line in half.stdout.splitlines() if line.startswith("MINIO_")]
+        assert named == [
+            f"MINIO_NOTIFY_WEBHOOK_{part}_HEADRACE" for part in ("ENABLE", "ENDPOINT", "AUTH_TOKEN")
+        ]
+    finally:
+        site.node.close()
+
+
+def test_rules_are_set_with_the_stores_credentials_alone(own_minio: MinioServer) -> None:
+    own_minio.env = own_minio.webhook_targets("http://127.0.0.1:9/v1/events/minio", TOKEN)
+    client = own_minio.start().client()
+    client.make_bucket("inbox")
+    done = run_command(
+        "buckets", "connect", "inbox", "--objects", own_minio.objects, env=own_minio.credentials
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(client.get_bucket_notification("inbox").queue_config_list) == 2
+
+    missing = run_command(
+        "buckets", "connect", "inbox", "--objects", own_minio.objects, "--targets", "ONE,TWO",
+        env=own_minio.credentials,
+    )  # fmt: skip
+    assert missing.returncode == 1
+    assert "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_TWO=" in missing.stdout
+
+
+def test_a_wrong_token_and_a_stranger_get_nothing_in(site: Site) -> None:
+    body = json.dumps({"Records": []}).encode()
+    for token, status in (("wrong", 401), (TOKEN, 200), ("all", 200)):
+        request = urllib.request.Request(
+            f"{site.url}/v1/events/minio", body, {"Authorization": f"Bearer {token}"}, method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                found = answer.status
+        except urllib.error.HTTPError as error:
+            found = error.code
+        assert found == status

@@ -1,0 +1,640 @@
+"""SetSource: finds out when sets are complete, and gets each told of once.
+
+Imports the trigger protocol, the model, the upload trigger and its own room. The general upload source finds
+the objects, each once and whole, whatever kind of bucket it is; here they are recorded without an event, and
+the set that each belongs to is looked at. A look lists what is there of the set, judges it and decides;
+nothing is counted in memory, so nothing can be miscounted by a crash, by a lost notice or by another node.
+What was missed all the same is found by a scan of the ledger, at the start and every `sweep_s` seconds.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from headrace.runtime.errors import Duplicate, HeadraceError, NoSuchBucket, NoSuchObject, Retryable
+from headrace.runtime.fault import reach
+from headrace.runtime.model.event import UploadSetEvent
+from headrace.runtime.model.write import CursorMoved
+from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.trigger import TriggerContext
+from headrace.triggers.upload.arrival import Arrival, iso, seen
+from headrace.triggers.upload.open import open_source
+from headrace.triggers.upload.report import Reports
+from headrace.triggers.uploadset.condition import (
+    FILES_MAX,
+    Facts,
+    Named,
+    Quiet,
+    SetFile,
+    Verdict,
+)
+from headrace.triggers.uploadset.decision import (
+    Action,
+    Decision,
+    Incomplete,
+    Late,
+    SetMemory,
+    decide,
+    quiet_s,
+)
+from headrace.triggers.uploadset.look import Fingerprint, Look
+from headrace.triggers.uploadset.memory import LIST_KEPT_S, Memories, Remembered
+from headrace.triggers.uploadset.names import MANIFEST_BYTES_MAX, BadManifest, read_manifest
+from headrace.triggers.uploadset.trigger import UploadSet
+
+PAGE = 1_000
+AT_ONCE = 4
+WANTED_MAX = 16_384
+JUDGED_MAX = 16_384
+SCAN_SETS_MAX = 100_000
+"""Sets that one pass of a scan compares; with more of them, several passes take a part each."""
+
+EVENT_FILES_MAX = 500
+EVENT_FILES_BYTES = 96 << 10
+"""What an event holds of its files; with more of them, they are an object that it names."""
+
+SETTLED_S = 2.0
+_CLEAN_S = 86_400.0
+_HOLD_MAX_S = 30.0
+_AGAIN_S = 30.0
+
+
+class SetSource:
+    """The source of one UploadSet trigger. Work in hand at `stop` is left: the next start's scan finds it."""
+
+    def __init__(self, trigger: UploadSet, context: TriggerContext) -> None:
+        self._trigger = trigger
+        self._context = context
+        self._bucket = trigger.bucket
+        self._policy = trigger.policy
+        self._quiet = [part.period_s for part in trigger.complete.parts() if isinstance(part, Quiet)]
+        self._reports = Reports(context, trigger.bucket)
+        self._memories = Memories(context, trigger.bucket)
+        self._members = open_source(trigger.members, context, self)
+        self._begun = False
+        self._wanted: dict[str, float] = {}  # name: when to look at it (monotonic)
+        self._order: list[tuple[float, str]] = []  # a heap of the same, with some that are out of date
+        self._in_hand: set[str] = set()
+        self._judged: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._scan_wanted = asyncio.Event()
+        self._overflowed = False
+        self._cleaned_at: float | None = None
+        self._held: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.scanned = asyncio.Event()
+        """Set once all sets have been compared with what is remembered of them, since the start."""
+
+    async def start(self) -> None:
+        """Return once the bucket is watched.
+
+        At the trigger's first start ever, with `existing="skip"`, the sets that are complete are passed over.
+        """
+        if self._task is not None:
+            return
+        with self._reports.catching("the bucket cannot be read at the start; later scans try again"):
+            await self._begin()
+        await self._members.start()
+        self._scan_wanted.set()
+        self._task = asyncio.create_task(self._run(), name=f"uploadset {self._context.name}")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is None:
+            return
+        await self._members.stop()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no set is being looked at, or due to be."""
+        now = self._context.clock.monotonic()
+        return not self._in_hand and not any(at <= now for at in self._wanted.values())
+
+    async def record(self, arrival: Arrival) -> None:
+        """What the general source does with an arrival: the ledger's row, and a look at its set."""
+        reach("ledger.before")
+        await self._context.accept([], [seen(self._context.name, arrival)])
+        reach("ledger.after")
+        place = self._trigger.place(arrival.info.key)
+        if place is not None:
+            self._want(place.name)
+
+    # ---- the beginning ----
+
+    async def _begin(self) -> None:
+        """Pass over the sets that were complete before the trigger, if it says so.
+
+        Until that is recorded whole the trigger has not begun, so a crash meanwhile begins it again.
+        """
+        context, definition = self._context, self._trigger.definition
+        cursor = f"uploadset:{context.name}:begun"
+        known = await context.state.cursor(cursor)
+        if known == definition:
+            self._begun = True
+            return
+        passed = 0
+        if self._trigger.existing == "skip":
+            for name in await context.in_thread(self._names):
+                with contextlib.suppress(Duplicate):  # another node did it, or the set is known already
+                    passed += await self._pass_over(name)
+        reach("cursor.before")
+        await context.accept([], [CursorMoved(cursor, definition)])
+        reach("cursor.after")
+        self._begun = True
+        if passed:
+            self._reports.tell("sets that were complete before the trigger are skipped", count=passed)
+
+    async def _pass_over(self, name: str) -> bool:
+        remembered = await self._memories.read(name)
+        if remembered.memory is not None:
+            return False
+        infos, too_many = await self._context.in_thread(self._list, name)
+        now = self._context.clock.now()
+        newest = max((info.modified_at for info in infos), default=now)
+        if too_many or now - newest < SETTLED_S:
+            return False  # somebody is at it
+        look = await self._context.in_thread(self._facts, name, infos, now - newest)
+        verdict = self._trigger.complete.judge(look.facts, self._trigger.marker_keys(name))
+        decision = decide(None, look.fingerprint, verdict, policy=self._policy, now=now, is_old=True)
+        if decision.action is not Action.CLOSE:
+            return False
+        assert decision.memory is not None
+        memory = await self._with_known(name, decision.memory, look)
+        await self._context.accept([], [self._memories.write(remembered, memory, len(look.facts.files))])
+        return True
+
+    # ---- which sets to look at, and when ----
+
+    def _want(self, name: str, at: float | None = None) -> None:
+        """Look at a set at that moment (monotonic; None: now), or earlier if that is wanted already."""
+        if at is None:
+            at = self._context.clock.monotonic()
+        known = self._wanted.get(name)
+        if known is None and len(self._wanted) >= WANTED_MAX:
+            self._overflowed = True  # the scan after this one's work finds it
+            return
+        if known is None or at < known:
+            self._wanted[name] = at
+            if name not in self._in_hand:
+                heapq.heappush(self._order, (at, name))
+            self._changed.set()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick())
+            group.create_task(self._scan_when_wanted())
+            await self._look_when_wanted(group)
+
+    async def _tick(self) -> None:
+        while True:
+            await self._context.clock.sleep(self._context.sweep_s)
+            self._scan_wanted.set()
+
+    async def _look_when_wanted(self, group: asyncio.TaskGroup) -> None:
+        clock = self._context.clock
+        while True:
+            self._changed.clear()
+            self._room.set()
+            while len(self._in_hand) < AT_ONCE and (name := self._next(clock.monotonic())) is not None:
+                del self._wanted[name]
+                self._in_hand.add(name)
+                group.create_task(self._look_at(name))
+            if self._overflowed and not self._wanted:
+                self._overflowed = False
+                self._scan_wanted.set()
+            if self._order and len(self._in_hand) < AT_ONCE:
+                await self._wait_changed(self._order[0][0] - clock.monotonic())
+            else:
+                await self._changed.wait()
+
+    def _next(self, now: float) -> str | None:
+        """The set that is due longest."""
+        while self._order:
+            at, name = self._order[0]
+            if self._wanted.get(name) != at or name in self._in_hand:
+                heapq.heappop(self._order)  # out of date, or put back when it is let go
+            elif at > now:
+                return None
+            else:
+                heapq.heappop(self._order)
+                return name
+        return None
+
+    async def _wait_changed(self, seconds: float) -> None:
+        """Return after so many seconds, or when something changed."""
+        sleep = asyncio.ensure_future(self._context.clock.sleep(seconds))
+        change = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((sleep, change), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sleep, change):
+                task.cancel()
+            await asyncio.gather(sleep, change, return_exceptions=True)
+
+    async def _look_at(self, name: str) -> None:
+        """Look at one set, and let it rest as long as that took: a large set that files stream into is not
+        listed all the time.
+        """
+        clock, again_at = self._context.clock, None
+        began = clock.monotonic()
+        try:
+            again_at = await self._judge(name)
+            self._held.pop(name, None)
+        except Duplicate:
+            again_at = began  # another node was faster: look at what it left
+        except Retryable as error:
+            again_at = clock.monotonic() + self._hold(name, error)
+        except NoSuchBucket:
+            pass  # the general source says so
+        except Exception as error:
+            self._reports.tell("a set cannot be looked at; it is tried again", error=error, set=name)
+            again_at = clock.monotonic() + _AGAIN_S
+        finally:
+            self._in_hand.discard(name)
+            self._changed.set()
+        wanted_at = self._wanted.pop(name, None)
+        moments = [at for at in (again_at, wanted_at) if at is not None]
+        if moments:
+            now = clock.monotonic()
+            self._want(name, max(min(moments), now + min(now - began, self._context.sweep_s)))
+
+    def _hold(self, name: str, error: HeadraceError) -> float:
+        """How long to wait before a set that could not be accepted is offered again."""
+        attempt = self._held.get(name, 0)
+        if not self._held:
+            self._reports.tell("sets are held back until they can be accepted", error=error, set=name)
+        if len(self._held) < WANTED_MAX:
+            self._held[name] = attempt + 1
+        most = min(0.5 * 2.0 ** min(attempt, 10), _HOLD_MAX_S)
+        return most * (0.5 + self._context.chance.random() / 2)
+
+    # ---- one set ----
+
+    async def _judge(self, name: str) -> float | None:
+        """Look at a set and do what is due. When to look again (monotonic); None if only when something
+        changes.
+        """
+        context = self._context
+        if not self._begun:
+            return None  # the scan that begins it looks at all sets
+        remembered = await self._memories.read(name)
+        memory = remembered.memory
+        look = await self._look(name, remembered)
+        now, moment = context.clock.now(), context.clock.monotonic()
+        if look.is_empty:
+            self._judged.pop(name, None)
+            if memory is not None:
+                await self._forget(remembered, now)
+            return None
+        if memory is not None and memory.is_gone:
+            memory = None
+        verdict = self._verdict(name, look)
+        decision = decide(memory, look.fingerprint, verdict, policy=self._policy, now=now)
+        if decision.action is not Action.NOTHING:
+            await self._act(remembered, look, verdict, decision)
+        self._judged.pop(name, None)
+        self._judged[name] = look.fingerprint
+        if len(self._judged) > JUDGED_MAX:
+            del self._judged[next(iter(self._judged))]
+        if decision.wait_s is None or decision.wait_s > 2 * context.sweep_s:
+            return None  # a scan brings it up again in time
+        return moment + max(decision.wait_s, 0.001)
+
+    async def _forget(self, remembered: Remembered, now: float) -> None:
+        """Nothing of the set is there any more: what comes from now on is a new set of that name. Its row
+        goes later, when nobody can be just about to change it.
+        """
+        context, memory = self._context, remembered.memory
+        assert memory is not None
+        if not memory.is_gone:
+            gone = SetMemory(seen="", first_at=now, changed_at=now)
+            await context.accept([], [self._memories.write(remembered, gone, 0)])
+            await context.in_thread(self._memories.drop_known, memory)
+        elif now - memory.changed_at > 2 * context.sweep_s:
+            await context.accept([], [self._memories.forget([remembered.name])])
+
+    def _verdict(self, name: str, look: Look) -> Verdict:
+        if look.too_many:
+            why = f"it has more than {FILES_MAX:,} files, the most that a set may have"
+            return Verdict(complete=False, why=why, files=look.facts.files)
+        if look.arriving:
+            count = len(look.arriving)
+            why = f"{count:,} {'object is' if count == 1 else 'objects are'} still arriving"
+            return Verdict(complete=False, why=why, files=look.facts.files)
+        return self._trigger.complete.judge(look.facts, self._trigger.marker_keys(name))
+
+    async def _act(self, remembered: Remembered, look: Look, verdict: Verdict, decision: Decision) -> None:
+        """Do what was decided, in one step with its memory."""
+        context, name, memory = self._context, remembered.name, decision.memory
+        assert memory is not None
+        if decision.action is Action.NOTE:
+            await context.accept([], [self._memories.write(remembered, memory, len(look.facts.files))])
+            return
+        files, kind = verdict.files, UploadSetEvent.COMPLETE
+        if decision.action is Action.INCOMPLETE:
+            kind = UploadSetEvent.INCOMPLETE
+        elif decision.action is Action.LATE:
+            late = await self._late(remembered, look)
+            if not late:  # something went, or only a marker was put again
+                settled = msgspec.structs.replace(memory, told=(remembered.memory or memory).told)
+                await context.accept([], [self._memories.write(remembered, settled, len(look.facts.files))])
+                return
+            if self._policy.late is not Late.AGAIN:
+                files, kind = late, UploadSetEvent.LATE
+        memory = await self._with_known(name, memory, look)
+        event = await self._event(name, memory, kind, files, verdict)
+        writes = [self._memories.write(remembered, memory, len(look.facts.files))]
+        reach("set.before")
+        if kind == UploadSetEvent.INCOMPLETE and self._policy.incomplete is Incomplete.DEAD:
+            message = f"the set {name!r} of {self._bucket} was not complete in time: {verdict.why}"
+            await context.bury(event, {"code": "set_incomplete", "message": message}, writes)
+        elif kind == UploadSetEvent.LATE and self._policy.late is Late.DEAD:
+            message = f"{len(files):,} files of {self._bucket} came after their set {name!r} had fired"
+            await context.bury(event, {"code": "late_files", "message": message}, writes)
+        else:
+            await context.accept([event], writes)
+        reach("set.after")
+        if remembered.memory is not None and remembered.memory.known != memory.known:
+            await context.in_thread(self._memories.drop_known, remembered.memory)
+
+    async def _late(self, remembered: Remembered, look: Look) -> list[SetFile]:
+        """The files that are there now and were not, in this state, when the set was last told of."""
+        assert remembered.memory is not None
+        known = await self._context.in_thread(self._memories.read_known, remembered.memory)
+        if known is None:
+            self._reports.tell(
+                "which files of the set were there is not known any more; none counts as late",
+                set=remembered.name,
+            )
+            return []
+        return [file for file in look.facts.files if (file.key, file.etag) not in known]
+
+    async def _with_known(self, name: str, memory: SetMemory, look: Look) -> SetMemory:
+        if self._policy.late is Late.IGNORE:
+            return msgspec.structs.replace(memory, known=None)
+        known = await self._context.in_thread(self._memories.put_known, name, memory, look.facts.files)
+        return msgspec.structs.replace(memory, known=known)
+
+    async def _event(
+        self, name: str, memory: SetMemory, kind: str, files: Sequence[SetFile], verdict: Verdict
+    ) -> UploadSetEvent:
+        context = self._context
+        described = [self._described(file) for file in files]
+        first = list(_fitting(described))
+        url: str | None = None
+        if len(first) < len(described):
+            url = await context.in_thread(self._memories.put_files, name, memory, described)
+        detail = {
+            "by": self._trigger.values(name),
+            "complete": verdict.complete,
+            "late": kind == UploadSetEvent.LATE,
+            "reason": verdict.why,
+            "number": memory.told,
+            "first-seen": iso(memory.first_at),
+            "count": len(files),
+            "size": sum(file.size for file in files),
+            "files": first,
+            "list": url,
+            "missing": list(verdict.missing),
+            "missing-count": verdict.missing_count,
+        }
+        return UploadSetEvent.of(
+            context.name, bucket=self._bucket, name=name, kind=kind, time=iso(context.clock.now()),
+            id=context.new_id(), detail=detail,
+        )  # fmt: skip
+
+    def _described(self, file: SetFile) -> dict[str, Any]:
+        described = {"bucket": self._bucket, "key": file.key, "etag": file.etag, "size": file.size}
+        return described if file.version_id is None else {**described, "version-id": file.version_id}
+
+    # ---- looks ----
+
+    async def _look(self, name: str, remembered: Remembered) -> Look:
+        """What is there of a set and recorded as whole; what is not recorded yet is offered."""
+        context = self._context
+        infos, too_many = await context.in_thread(self._list, name)
+        if not infos:
+            return Look(facts=Facts(), fingerprint="")
+        recorded = await self._recorded(name, infos)
+        others = [info for info in infos if recorded.get(info.key) != (info.etag, info.size)]
+        if others:
+            await self._members.take(others)
+            for info in others:
+                row = await context.state.ledger_entry(context.name, self._bucket, info.key)
+                if row is not None:
+                    recorded[info.key] = (row.etag, row.size)
+        whole = [info for info in infos if recorded.get(info.key) == (info.etag, info.size)]
+        arriving = [info for info in infos if recorded.get(info.key) != (info.etag, info.size)]
+        fingerprint = _fingerprint(whole)
+        quiet = quiet_s(remembered.memory, fingerprint, context.clock.now())
+        look: Look = await context.in_thread(self._facts, name, whole, quiet)
+        return msgspec.structs.replace(look, arriving=arriving, too_many=too_many)
+
+    async def _recorded(self, name: str, infos: Sequence[ObjectInfo]) -> dict[str, tuple[str, int]]:
+        """ETag and size of the ledger's rows for these keys, which ascend."""
+        context, wanted = self._context, {info.key for info in infos}
+        found: dict[str, tuple[str, int]] = {}
+        if len(infos) <= AT_ONCE:
+            for info in infos:
+                row = await context.state.ledger_entry(context.name, self._bucket, info.key)
+                if row is not None:
+                    found[row.key] = (row.etag, row.size)
+            return found
+        first, last = infos[0].key, infos[-1].key
+        row = await context.state.ledger_entry(context.name, self._bucket, first)
+        if row is not None:
+            found[first] = (row.etag, row.size)
+        after = first
+        while after < last:
+            rows = await context.state.ledger(context.name, self._bucket, after=after, limit=PAGE)
+            found.update((row.key, (row.etag, row.size)) for row in rows if row.key in wanted)
+            if len(rows) < PAGE:
+                break
+            after = rows[-1].key
+        return found
+
+    # ---- in threads: what blocks ----
+
+    def _list(self, name: str) -> tuple[list[ObjectInfo], bool]:
+        """All objects of a set by key, markers and manifests too; and whether it has too many."""
+        trigger, objects = self._trigger, self._context.objects
+        beginning = trigger.pattern.beginning(trigger.values(name))
+        found: dict[str, ObjectInfo] = {}
+        for key in trigger.marker_keys(name).values():
+            with contextlib.suppress(NoSuchObject):
+                found[key] = objects.head(self._bucket, key)
+        markers = len(found)
+        for info in objects.iterate(self._bucket, beginning):
+            place = None if not self._members.wants(info) else trigger.place(info.key)
+            if place is None or place.name != name or place.is_marker:
+                continue
+            if len(found) - markers >= FILES_MAX:
+                return sorted(found.values(), key=lambda info: info.key), True
+            found[info.key] = info
+        return sorted(found.values(), key=lambda info: info.key), False
+
+    def _names(self) -> list[str]:
+        """The names of all sets in the bucket; none if there is no bucket."""
+        trigger, names = self._trigger, dict[str, None]()
+        with contextlib.suppress(NoSuchBucket):
+            for info in self._context.objects.iterate(self._bucket, trigger.members.prefix):
+                place = None if not self._members.wants(info) else trigger.place(info.key)
+                if place is not None:
+                    names[place.name] = None
+        return list(names)
+
+    def _facts(self, name: str, infos: Sequence[ObjectInfo], quiet: float) -> Look:
+        """What is known of a set that consists of these objects."""
+        trigger = self._trigger
+        files: list[SetFile] = []
+        markers: set[str] = set()
+        for info in infos:
+            place = trigger.place(info.key)
+            if place is not None and place.is_marker:
+                markers.add(info.key)
+            else:
+                files.append(SetFile(info.key, info.etag, info.size, info.version_id))
+        manifests: dict[str, Sequence[Named]] = {}
+        unread: dict[str, str] = {}
+        sizes = {info.key: info.size for info in infos}
+        for key in trigger.manifest_keys(name):
+            if key not in markers:
+                continue
+            try:
+                if sizes[key] > MANIFEST_BYTES_MAX:
+                    raise BadManifest(f"it has {sizes[key]:,} bytes; at most {MANIFEST_BYTES_MAX:,} are read")
+                data = self._context.objects.get(self._bucket, key)
+                folder = key[: key.rfind("/") + 1]
+                manifests[key] = read_manifest(data, bucket=self._bucket, folder=folder)
+            except BadManifest as error:
+                unread[key] = str(error)
+            except NoSuchObject:
+                markers.discard(key)
+        facts = Facts(
+            files=files, markers=frozenset(markers), manifests=manifests, unread=unread, quiet_s=quiet
+        )
+        return Look(facts=facts, fingerprint=_fingerprint(infos))
+
+    # ---- scans ----
+
+    async def _scan_when_wanted(self) -> None:
+        clock = self._context.clock
+        while True:
+            await self._scan_wanted.wait()
+            self._scan_wanted.clear()
+            began, complete = clock.monotonic(), False
+            with self._reports.catching("the sets cannot be scanned"):
+                await self._scan()
+                complete = True
+                await self._clean()
+            if complete:
+                self.scanned.set()
+                await clock.sleep(min(clock.monotonic() - began, self._context.sweep_s))
+            else:
+                await clock.sleep(min(_AGAIN_S, self._context.sweep_s))
+                self._scan_wanted.set()
+
+    async def _scan(self) -> None:
+        """Look at each set that is not as it is remembered, or whose time may come before the next scan."""
+        if not self._begun:
+            await self._begin()
+        passes, number = 1, 0
+        while number < passes:
+            there = await self._sum_up(number, passes)
+            if there is None:
+                passes, number = 2 * passes, 0  # looking twice at a set is harmless
+                continue
+            await self._compare(there, number, passes)
+            number += 1
+
+    async def _sum_up(self, number: int, passes: int) -> dict[str, Fingerprint] | None:
+        """The fingerprints of the sets of one pass, as the ledger has them; None if there are too many."""
+        context, there, after = self._context, dict[str, Fingerprint](), ""
+        while True:
+            rows = await context.state.ledger(context.name, self._bucket, after=after, limit=PAGE)
+            for row in rows:
+                place = self._trigger.place(row.key)
+                if place is None or zlib.crc32(place.name.encode()) % passes != number:
+                    continue
+                if place.name not in there:
+                    there[place.name] = Fingerprint()
+                there[place.name].add(row.key, row.etag, row.size)
+            if len(there) > SCAN_SETS_MAX:
+                return None
+            if len(rows) < PAGE:
+                return there
+            after = rows[-1].key
+
+    async def _compare(self, there: dict[str, Fingerprint], number: int, passes: int) -> None:
+        after = ""
+        while True:
+            page = await self._memories.page(after, PAGE)
+            for one in page:
+                if zlib.crc32(one.name.encode()) % passes != number:
+                    continue
+                fingerprint = there.pop(one.name, None)
+                assert one.memory is not None
+                if str(fingerprint) != one.memory.seen or self._is_due(one.memory):
+                    await self._want_patiently(one.name)
+            if len(page) < PAGE:
+                break
+            after = page[-1].name
+        for name, fingerprint in there.items():
+            # Open ones of which nothing is remembered: those that were judged as they are need no new look.
+            if self._judged.get(name) != str(fingerprint):
+                await self._want_patiently(name)
+
+    def _is_due(self, memory: SetMemory) -> bool:
+        """Whether time alone may decide something of the set before the scan after the next."""
+        now, policy = self._context.clock.now(), self._policy
+        soon = now + 2 * self._context.sweep_s
+        if memory.told or memory.closed:
+            return memory.seen != memory.settled and memory.changed_at + policy.gather_s <= soon
+        moments = [memory.changed_at + period for period in self._quiet]
+        if policy.timeout_s is not None:
+            moments.append(memory.first_at + policy.timeout_s)
+        return any(moment <= soon for moment in moments)
+
+    async def _want_patiently(self, name: str) -> None:
+        while len(self._wanted) >= WANTED_MAX // 2 and name not in self._wanted:
+            self._room.clear()
+            await self._room.wait()
+        self._want(name)
+
+    async def _clean(self) -> None:
+        """Once a day, remove the lists of old events, and those that a crash left without a memory."""
+        context, now = self._context, self._context.clock.now()
+        if self._cleaned_at is not None and now - self._cleaned_at < _CLEAN_S:
+            return
+        after, more = "", True
+        while more:
+            found, after = await context.in_thread(self._memories.old_lists, now - LIST_KEPT_S, after, PAGE)
+            for key, name in found:
+                memory = None if name is None else (await self._memories.read(name)).memory
+                if memory is None or memory.known != key:
+                    await context.in_thread(self._memories.drop_list, key)
+            more = bool(after)
+        self._cleaned_at = now
+
+
+def _fitting(files: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """As many files as an event holds."""
+    sizes = itertools.accumulate(len(msgspec.json.encode(file)) for file in files[:EVENT_FILES_MAX])
+    return files[: sum(1 for size in sizes if size <= EVENT_FILES_BYTES)]
+
+
+def _fingerprint(infos: Sequence[ObjectInfo]) -> str:
+    found = Fingerprint()
+    for info in infos:
+        found.add(info.key, info.etag, info.size)
+    return str(found)
