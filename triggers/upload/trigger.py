@@ -5,7 +5,7 @@ for SQS, SNS, and Lambda", Amazon S3 User Guide.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from headrace.runtime.errors import InvalidBucketName, InvalidFunction, InvalidSettings
@@ -13,7 +13,7 @@ from headrace.runtime.model.size import read_size
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.objects.key import SYSTEM_BUCKET, check_bucket
 from headrace.runtime.objects.protocol import ObjectInfo
-from headrace.runtime.trigger import Route, Source, TriggerContext
+from headrace.runtime.trigger import Options, Route, Source, TriggerContext
 
 EVENTS = (
     "ObjectCreated:*",
@@ -56,6 +56,17 @@ class Upload:
     """
 
     kind: ClassVar[str] = "upload"
+    sample_options: ClassVar[Mapping[str, str]] = {
+        "bucket": "the bucket's name",
+        "key": "the object's key, as it is",
+        "size": "bytes",
+        "etag": "the object's ETag",
+        "sequencer": "hexadecimal text that grows with each state of the key",
+        "time": "when it happened: ISO 8601 with a time zone",
+        "event": "what happened: ObjectCreated:Put and the like",
+        "version-id": "of a versioned bucket",
+        "source": "who told: headrace:folder, minio:s3",
+    }
 
     def __init__(
         self,
@@ -213,6 +224,15 @@ class Upload:
 
     def routes(self) -> Sequence[Route]:
         return ()
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """See Sampled."""
+        from headrace.triggers.upload.sample import sample_upload
+
+        return sample_upload(options, like, moment)
 
     def _size(self, value: int | str | None, name: str) -> int | None:
         if value is None or (value == 0 and not isinstance(value, bool)):
