@@ -339,6 +339,7 @@ class InlineNode:
             ids=self.ids,
             clock=self.clock,
             version=lambda: "v1",
+            node=lambda: self.name,
         )
         self.backfills = Backfills(
             self.store,
