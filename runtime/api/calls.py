@@ -193,6 +193,8 @@ class Calls:
         services = self._services
         query = scope["query_string"]
         fields = headers_of(scope)
+        if b"content-encoding" in fields:
+            check_coding(scope)
         once = _once(scope) if b"idempotency-key" in fields or b"idempotency-ttl" in fields else {}
         if query:
             options = _options(query)
@@ -234,6 +236,7 @@ class Calls:
     async def invoke_many(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
         """`POST /v1/functions/{name}/invoke-many`: a JSON array or JSON lines; all or none."""
         services = self._services
+        check_coding(scope)
         body = await read_body(receive, scope, 16 * services.limits.async_body_bytes)
         kind = header(scope, b"content-type") or "application/json"
         payloads = _events_of(body, kind)
@@ -477,12 +480,17 @@ async def _send_accepted(reply: Send, id: str, repeated: bool, *, status_url: st
     await send_json(reply, shown, status=202, headers=headers)
 
 
+def check_coding(scope: Scope) -> None:
+    """Raises UnsupportedMediaType for a body that is compressed."""
+    coding = header(scope, b"content-encoding") or ""
+    if coding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
+
+
 def check_media_type(endpoint: Endpoint, scope: Scope) -> None:
     """Raises UnsupportedMediaType for a body that is encoded, or of a type that is not taken."""
     if b"content-encoding" in headers_of(scope):
-        coding = header(scope, b"content-encoding") or ""
-        if coding.strip().lower() not in ("", "identity"):
-            raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
+        check_coding(scope)
     accepts = endpoint.accepts
     if accepts is None:
         return
