@@ -110,6 +110,8 @@ async def read_body(receive: Receive, scope: Scope, limit: int) -> bytes:
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise PayloadTooLarge(int(declared), limit)
     message = await receive()
+    if message["type"] == "http.disconnect":
+        raise BadRequest("the caller went away before its body was complete")
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
         if len(body) > limit:

@@ -31,6 +31,7 @@ from headrace.runtime.api.answers import (
 from headrace.runtime.api.recent import RecentEnds
 from headrace.runtime.api.routing import Endpoint
 from headrace.runtime.api.services import Services
+from headrace.runtime.api.streaming import send_stream
 from headrace.runtime.errors import (
     BadRequest,
     HeadraceError,
@@ -50,6 +51,7 @@ from headrace.runtime.model.route import CALLBACK_HEADER
 from headrace.runtime.model.spec import IDEMPOTENCY_TTL_S_MAX, IDEMPOTENCY_TTL_S_MIN, VALIDATE
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.pool.reading import CREDIT_BYTES
 from headrace.runtime.queue.watchers import Ended
 from headrace.runtime.trigger import HttpCall
 
@@ -138,7 +140,10 @@ class Calls:
             )
         else:
             repeated = False
-            outcome = await services.dispatcher.call(endpoint.function, event)
+            outcome = await services.dispatcher.call(endpoint.function, event, credit=CREDIT_BYTES)
+            if outcome.kind == "stream":
+                await send_stream(services, outcome, endpoint.function, scope, receive, reply)
+                return
             id = show_id(outcome.invocation_id)
             if outcome.kind == "ok":
                 found = await self._value(outcome.value, outcome.result_ref)
@@ -196,6 +201,7 @@ class Calls:
         if b"content-encoding" in fields:
             check_coding(scope)
         once = _once(scope) if b"idempotency-key" in fields or b"idempotency-ttl" in fields else {}
+        credit = 0
         if query:
             options = _options(query)
             mode = options.pop("mode")
@@ -208,6 +214,15 @@ class Calls:
                 raise BadRequest(
                     f"{next(iter(options))} needs mode=async", "A call now is neither delayed nor queued."
                 )
+            if mode == "stream":
+                if once:
+                    raise BadRequest("a stream has no idempotency key", "It is made at most once as it is.")
+                if services.dispatcher.only_queued(function):
+                    raise BadRequest(
+                        f"{function} has a limit over all nodes, which a stream cannot keep",
+                        "Call it without mode=stream: its pieces are gathered into a list.",
+                    )
+                credit = CREDIT_BYTES
             if mode == "async":
                 body = check_json(await read_body(receive, scope, services.limits.async_body_bytes))
                 self._check_plain(function)
@@ -224,8 +239,10 @@ class Calls:
                 shown = [JSON_TYPE, (_INVOCATION_ID, id.encode()), *([REPEATED] if repeated else [])]
                 await send(reply, 200, found, shown)
             return
-        outcome = await services.dispatcher.call(function, body)
-        if outcome.kind == "ok":
+        outcome = await services.dispatcher.call(function, body, credit=credit)
+        if outcome.kind == "stream":
+            await send_stream(services, outcome, function, scope, receive, reply)
+        elif outcome.kind == "ok":
             headers = [JSON_TYPE, (_INVOCATION_ID, show_id(outcome.invocation_id).encode())]
             await send(reply, 200, await self._value(outcome.value, outcome.result_ref), headers)
         else:
@@ -413,7 +430,7 @@ def _options(query: bytes) -> dict[str, Any]:
         value = values[-1]
         try:
             if name == "mode":
-                if value not in ("sync", "async"):
+                if value not in ("sync", "async", "stream"):
                     raise ValueError
                 out["mode"] = value
             elif name == "delay_s":
@@ -435,7 +452,8 @@ def _options(query: bytes) -> dict[str, Any]:
                 raise BadRequest(f"there is no option {name!r}", known)
         except ValueError:
             raise BadRequest(
-                f"{name} is {value!r}", "mode is sync or async, delay_s 0 to a year, priority -100 to 100."
+                f"{name} is {value!r}",
+                "mode is sync, async or stream, delay_s 0 to a year, priority -100 to 100.",
             ) from None
     return out
 
