@@ -118,6 +118,8 @@ class Calls:
             job = await services.coordinator.submit(endpoint.function, _route_input(body))
             await send_json(reply, {"job_id": job}, status=202)
             return
+        if once and caller:  # callers with keys of their own do not share what they call once
+            once["idempotency_key"] = f"{caller}/{once['idempotency_key']}"
         if not once and endpoint.idempotency_key is not None:
             key = endpoint.idempotency_key(call)
             if key is not None:

@@ -247,6 +247,16 @@ async def test_a_route_with_a_key_is_open_to_keys_of_its_function(node: InlineNo
     assert (await ask(node, "GET", "/private", x_api_key="k-hashed")).status == 200
 
 
+async def test_two_keys_do_not_share_what_each_calls_once(node: InlineNode) -> None:
+    first = await ask(node, "GET", "/private", x_api_key="k-one", idempotency_key="same")
+    other = await ask(node, "GET", "/private", x_api_key="k-all", idempotency_key="same")
+    again = await ask(node, "GET", "/private", x_api_key="k-one", idempotency_key="same")
+
+    assert [one.json["key"] for one in (first, other, again)] == ["one", "all", "one"]
+    assert "headrace-repeated" not in other.headers
+    assert again.headers["headrace-repeated"] == "true"
+
+
 async def test_a_route_may_ask_for_a_scope_of_the_users_own(node: InlineNode) -> None:
     refused(await ask(node, "DELETE", "/private", x_api_key="k-one"), 403, "forbidden")
     assert (await ask(node, "DELETE", "/private", x_api_key="k-all")).json == "removed"
