@@ -46,6 +46,7 @@ from headrace.runtime.serve import configure_log
 from headrace.runtime.settings import Settings, function_defaults
 
 T = TypeVar("T")
+Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
 UNSENT_MAX = 50_000
 """Submitted invocations that the loop has not taken yet; beyond it `submit` waits."""
@@ -393,12 +394,12 @@ class NodeBackend:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         body: bytes | BinaryIO | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """See Backend."""
+        """See Backend. A query may also be pairs, so that a name may come twice."""
 
         async def call() -> Answer:
             answered = _Answered(self._loop, self._node, method, path, query, body, headers)
@@ -457,7 +458,7 @@ class _Answered:
         node: Node,
         method: str,
         path: str,
-        query: Mapping[str, str] | None,
+        query: Query | None,
         body: bytes | BinaryIO | None,
         headers: Mapping[str, str] | None,
     ) -> None:
@@ -483,7 +484,7 @@ class _Answered:
             "path": unquote(path),
             "raw_path": path.encode(),
             "root_path": "",
-            "query_string": urlencode(dict(query or {})).encode(),
+            "query_string": urlencode(query or {}).encode(),
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in sent.items()],
             "client": ("127.0.0.1", 0),
             "server": ("localhost", 0),

@@ -633,6 +633,20 @@ class NodeLost(InvocationFailed):
     code = "node_lost"
 
 
+class SetIncomplete(InvocationFailed):
+    """A set of uploads was not complete in time."""
+
+    code = "set_incomplete"
+    hint = "Bring what is missing and redrive it, or raise timeout= on the UploadSet."
+
+
+class LateFiles(InvocationFailed):
+    """Files came after their set of uploads had fired."""
+
+    code = "late_files"
+    hint = "Redrive it to run the function on them."
+
+
 class Cancelled(InvocationFailed):
     """Somebody cancelled it."""
 

@@ -5,7 +5,6 @@ It knows triggers by their protocol only: a spec's kind names an entry point in 
 
 import asyncio
 import contextlib
-import importlib.metadata
 import os
 import random
 import secrets
@@ -33,6 +32,7 @@ from headrace.runtime.errors import (
 from headrace.runtime.fault import problem as fault_problem
 from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
+from headrace.runtime.kinds import trigger_class, trigger_name
 from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
@@ -481,7 +481,7 @@ class Node:
 
     def _trigger(self, spec: FunctionSpec, kind: str, fields: dict[str, Any]) -> Trigger | None:
         try:
-            return _trigger_class(kind).from_fields(fields)  # type: ignore[no-any-return]
+            return trigger_class(kind).from_fields(fields)  # type: ignore[no-any-return]
         except HeadraceError as error:
             self._report(
                 "a trigger cannot be used", {"function": spec.name, "kind": kind, "error": str(error)}
@@ -518,7 +518,7 @@ class Node:
                 index = counts[given.kind] = counts.get(given.kind, -1) + 1
                 trigger: object = self._trigger(spec, given.kind, given.fields)
                 if isinstance(trigger, Timed):
-                    found[_trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
+                    found[trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
         return found
 
     def _watch(self, id: str, ended: Callable[[], None]) -> None:
@@ -539,7 +539,7 @@ class Node:
     ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=_trigger_name(spec, trigger.kind, fields, index),
+            name=trigger_name(spec, trigger.kind, fields, index),
             function=spec,
             objects=self.objects,
             state=self._store,
@@ -550,7 +550,7 @@ class Node:
             bury=partial(self.intake.bury, spec, trigger),
             new_id=lambda: show_id(self.ids.next()),
             in_thread=self.in_thread,
-            report=lambda message, details: _log.info(message, **{"function": spec.name, **details}),
+            report=partial(self._report_of, spec.name),
             sweep_s=self.settings.sweep_s,
             clock_look_s=self._parts.clock_look_s,
             subscribe=self._notifications.subscribe,
@@ -779,6 +779,11 @@ class Node:
     def _report(self, message: str, details: Mapping[str, Any]) -> None:
         _log.error(message, **dict(details))
 
+    def _report_of(self, function: str, message: str, details: Mapping[str, Any]) -> None:
+        """What a trigger tells: what goes wrong is tried again, and worth a look."""
+        tell = _log.warning if "error" in details else _log.info
+        tell(message, **{"function": function, **details})
+
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -868,23 +873,3 @@ def _open_store(store: str, clock: Clock) -> Store:
             f"PostgreSQL needs a package that is not installed ({error})", "pip install 'headrace[postgres]'"
         ) from None
     return PostgresStore(store, clock=clock)
-
-
-def _trigger_class(kind: str) -> Any:
-    found = _trigger_classes.get(kind)
-    if found is None:
-        for entry in importlib.metadata.entry_points(group="headrace.triggers", name=kind):
-            found = _trigger_classes[kind] = entry.load()
-        if found is None:
-            raise InvalidFunction(
-                f"trigger {kind!r}", "is not installed", "Install the package that provides it."
-            )
-    return found
-
-
-_trigger_classes: dict[str, Any] = {}
-
-
-def _trigger_name(spec: FunctionSpec, kind: str, fields: Mapping[str, Any], index: int) -> str:
-    """What identifies a trigger over restarts: its own name, or its place among its kind's."""
-    return f"{spec.name}/{kind}/{fields.get('name') or index}"

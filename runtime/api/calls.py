@@ -20,6 +20,7 @@ from headrace.runtime.api.answers import (
     Send,
     check_json,
     header,
+    headers_of,
     outcome_error,
     read_body,
     recorded_error,
@@ -63,6 +64,8 @@ WAIT_ANSWER_BYTES = 8 << 20
 """How much of results one answer to a wait holds, give or take one result."""
 _INVOCATION_ID = b"headrace-invocation-id"
 KEY_CHARS_MAX = 1_000
+PLAIN = [("content-type", "application/json")]
+"""The headers of an answer that is nothing but a result."""
 STATUS_PATH = "/v1/calls/"
 """Where the caller of an asynchronous route asks for its invocation, by ticket."""
 CALLBACK = CALLBACK_HEADER.encode()
@@ -103,12 +106,13 @@ class Calls:
             body,
             parameters,
             client[0] if client else "",
-            scope.get(REQUEST_ID) or services.new_request_id(),
+            scope[REQUEST_ID].decode(),
             services.clock.now(),
             caller,
         )
         event = route.event(call)
-        once = _once(scope)
+        fields = headers_of(scope)
+        once = _once(scope) if b"idempotency-key" in fields or b"idempotency-ttl" in fields else {}
         if endpoint.is_job:
             if once:
                 raise BadRequest("a job has no idempotency key", "Leave out the header Idempotency-Key.")
@@ -149,7 +153,10 @@ class Calls:
             await send_error(reply, _without_stack(found), invocation_id=id, repeated=repeated)
             return
         answer = route.answer(found)
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        if answer.headers == PLAIN:
+            headers = [JSON_TYPE]
+        else:
+            headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         if repeated:
             headers.append(REPEATED)
         if scope["method"] not in ("GET", "HEAD"):
@@ -190,7 +197,8 @@ class Calls:
         """`POST /v1/functions/{name}/invoke`: now, or with `?mode=async` durably."""
         services = self._services
         query = scope["query_string"]
-        once = _once(scope)
+        fields = headers_of(scope)
+        once = _once(scope) if b"idempotency-key" in fields or b"idempotency-ttl" in fields else {}
         credit = 0
         if query:
             options = _options(query)
@@ -489,9 +497,10 @@ async def _send_accepted(reply: Send, id: str, repeated: bool, *, status_url: st
 
 def check_media_type(endpoint: Endpoint, scope: Scope) -> None:
     """Raises UnsupportedMediaType for a body that is encoded, or of a type that is not taken."""
-    coding = header(scope, b"content-encoding")
-    if coding is not None and coding.strip().lower() not in ("", "identity"):
-        raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
+    if b"content-encoding" in headers_of(scope):
+        coding = header(scope, b"content-encoding") or ""
+        if coding.strip().lower() not in ("", "identity"):
+            raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
     accepts = endpoint.accepts
     if accepts is None:
         return

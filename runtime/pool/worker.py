@@ -26,6 +26,7 @@ from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPaylo
 from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.objects.key import SYSTEM_BUCKET
+from headrace.runtime.objects.trail import follow_trail, leave_trail
 from headrace.runtime.pool import capture, limits, process
 from headrace.runtime.pool.code import Entry, Setup, plain_streams, show_log_records
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
@@ -165,7 +166,10 @@ class Worker:
                         payload = self._fetch(payload_ref)
                     if armed:
                         reach("run.before")
-                    value = entry(_decode(payload), context)
+                    event = _decode(payload)
+                    if event.__class__ is dict and "Records" in event:
+                        follow_trail(event, function)
+                    value = entry(event, context)
                     if value.__class__ in _NOT_YET:
                         value = self._finish(value, seq, credit)
                     if forked:
@@ -190,7 +194,8 @@ class Worker:
                 reals[STARTED] = 0.0
                 data, ref = b"", None
                 kind, failure = "timeout", {"code": FunctionTimeout.code, "message": "its time was over"}
-            value = None
+            value = event = None
+            leave_trail()
             ended = monotonic()
             try:
                 flush_out()
