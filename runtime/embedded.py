@@ -26,7 +26,14 @@ from headrace.runtime.client.backend import PLAIN, Answer, Stream, SubmitOptions
 from headrace.runtime.client.client import Client
 from headrace.runtime.client.future import InvocationFuture
 from headrace.runtime.code import request_for_app
-from headrace.runtime.errors import HeadraceError, LoadFailed, NodeStopping, PayloadTooLarge, failure
+from headrace.runtime.errors import (
+    HeadraceError,
+    LoadFailed,
+    NodeStopping,
+    PayloadTooLarge,
+    StreamBroken,
+    failure,
+)
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Applied, Put
@@ -460,7 +467,8 @@ class _Answered:
         self._body = body
         self._sent = False
         self._node = node
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=16)
+        self._pieces: asyncio.Queue[bytes | HeadraceError | None] = asyncio.Queue(maxsize=16)
+        self._whole = False
         self._started = asyncio.Event()
         sent = {"host": "localhost", "authorization": f"Bearer {node.secret}", **dict(headers or {})}
         if body is not None and "content-type" not in {name.lower() for name in sent}:
@@ -494,6 +502,8 @@ class _Answered:
         piece = await self._pieces.get()
         if piece is None:
             raise StopAsyncIteration
+        if isinstance(piece, HeadraceError):
+            raise piece
         return piece
 
     def cancel(self) -> None:
@@ -506,7 +516,7 @@ class _Answered:
         finally:
             self._started.set()
             if self._task.cancelling() == 0:
-                await self._pieces.put(None)
+                await self._pieces.put(None if self._whole else StreamBroken("the answer broke off"))
 
     async def _receive(self) -> dict[str, Any]:
         body = self._body
@@ -528,8 +538,10 @@ class _Answered:
                 name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]
             }
             self._started.set()
-        elif message.get("body"):
-            await self._pieces.put(message["body"])
+        else:
+            if message.get("body"):
+                await self._pieces.put(message["body"])
+            self._whole = not message.get("more_body")
 
 
 class _Pieces:

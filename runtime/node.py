@@ -44,6 +44,7 @@ from headrace.runtime.objects.url import credentials_for, open_store, parse_obje
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
+from headrace.runtime.pool.reading import Reading
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
 from headrace.runtime.queue.outbound import Callbacks
@@ -136,6 +137,7 @@ class Node:
         self._holder: Holder | None = None
         self._server: Any = None
         self._served: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._logs_dirty = False
         self._announced = False
         self._joined = False
@@ -307,6 +309,8 @@ class Node:
             self._server.should_exit = True
             await self._served
             self._server = None
+            if self._watching is not None:
+                self._watching.cancel()
         if self._store is not None:
             if self._announced:  # a node that was refused the data must not take back another's word
                 with contextlib.suppress(OSError):  # gone already, or a disk that may only be read by now
@@ -346,7 +350,7 @@ class Node:
 
     def _new_pool(self) -> Pool:
         settings = self.settings
-        events = PoolEvents(reports=self._reports, room=self._room, progress=self._progress)
+        events = PoolEvents(self._reports, self._room, self._progress, self._stream)
         if self._parts.pool is not None:
             return self._parts.pool(events, self.clock)
         assert self._store is not None
@@ -384,6 +388,9 @@ class Node:
 
     def _progress(self, token: int, progress: dict[str, Any]) -> None:
         self.dispatcher.attempts.progress(token, progress)
+
+    def _stream(self, token: int, reading: Reading) -> None:
+        self.dispatcher.attempts.opened(token, reading)
 
     def _use(self, pool: Pool) -> None:
         """Serve the pool's functions from now on."""
@@ -627,7 +634,9 @@ class Node:
             events_token=self._events_token,
             objects_url=settings.objects,
             limits=Limits(
-                sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
+                sync_body_bytes=settings.body_bytes_sync,
+                async_body_bytes=settings.body_bytes_async,
+                stream_idle_s=settings.stream_idle_s,
             ),
             new_request_id=lambda: show_id(self.ids.next()),
             tickets=tickets,
@@ -648,6 +657,11 @@ class Node:
     def _serve(self, listener: socket.socket) -> None:
         import uvicorn
 
+        from headrace.runtime.api.connection import Front
+
+        front = Front(self.application, clock=self.clock, report=self._report)
+        # What uvicorn asks for is a class, and what it does with it is to call it.
+        protocol: Any = front.protocol
         config = uvicorn.Config(
             self.application,
             log_config=None,
@@ -657,10 +671,10 @@ class Node:
             proxy_headers=False,
             timeout_graceful_shutdown=5,
             loop="none",
-            http="httptools",
+            http=protocol,
             ws="none",
-            h11_max_incomplete_event_size=65536,
         )
+        self._watching = asyncio.get_running_loop().create_task(front.run())
         self._server = _Server(config)
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
 

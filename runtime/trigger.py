@@ -94,14 +94,12 @@ class Route(Protocol):
 class Notification(msgspec.Struct, frozen=True, gc=False):
     """What an object store tells of one object, in S3's terms.
 
-    `name` is the event's without `s3:`, `source` its `eventSource`. `metadata` is what the uploader gave, by
-    lower-case names without `x-amz-meta-`; None where the store did not tell.
+    `name` is the event's without `s3:`, `source` its `eventSource`.
     """
 
     info: ObjectInfo
     name: str
     source: str
-    metadata: dict[str, str] | None = None
 
 
 Hear = Callable[[Notification], Awaitable[None]]
@@ -170,6 +168,14 @@ class Trigger(Protocol):
     def source(self, context: TriggerContext) -> Source | None: ...
 
     def routes(self) -> Sequence[Route]: ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A trigger that does not fit every function."""
+
+    def check(self, function: FunctionSpec) -> None:
+        """Called when it is declared. Raises: InvalidFunction."""
 
 
 @runtime_checkable

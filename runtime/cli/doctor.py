@@ -41,7 +41,7 @@ PACKAGES = (
     "starlette",
     "uvicorn",
     "cloudpickle",
-    "minio",
+    "urllib3",
     "psycopg",
 )
 CGROUPS = Path("/sys/fs/cgroup")
@@ -97,12 +97,8 @@ def _versions(settings: Settings) -> Iterator[Check]:
         except PackageNotFoundError:
             continue  # an optional one; those that are required were needed to get here
     yield Check("versions", "ok", ", ".join(shown))
-    for package, needed, extra in (
-        ("psycopg", settings.store, "postgres"),
-        ("minio", settings.objects, "minio"),
-    ):
-        if "://" in needed and not any(text.startswith(package) for text in shown):
-            yield Check(package, "fail", "not installed", f"Install it: pip install 'headrace[{extra}]'")
+    if "://" in settings.store and not any(text.startswith("psycopg") for text in shown):
+        yield Check("psycopg", "fail", "not installed", "Install it: pip install 'headrace[postgres]'")
 
 
 def _cores(settings: Settings) -> Iterator[Check]:
@@ -269,6 +265,33 @@ def _postgres(settings: Settings) -> Iterator[Check]:
     )  # fmt: skip
 
 
+def _object_server(settings: Settings) -> Iterator[Check]:
+    """Whether the object server answers and lets this node in, where objects are on one; writes nothing."""
+    if "://" not in settings.objects:
+        return
+    from headrace.runtime.clock import SystemClock
+    from headrace.runtime.objects.key import SYSTEM_BUCKET
+    from headrace.runtime.objects.s3 import S3Store
+    from headrace.runtime.objects.s3_endpoint import credentials_from, parse_endpoint
+
+    try:
+        store = S3Store(parse_endpoint(settings.objects), credentials_from(), clock=SystemClock(), retries=1)
+        where = store.connection.endpoint.base
+        buckets = store.buckets()
+        began = time.perf_counter()
+        made = store.has_bucket(SYSTEM_BUCKET)
+        asked_s = time.perf_counter() - began
+    except HeadraceError as error:
+        yield Check("object server", "fail", str(error), error.hint)
+        return
+    yield Check("object server", "ok", f"{where}, {len(buckets):,} buckets, {asked_s * 1e3:.1f} ms a request")
+    shown = "is there" if made else "is made at the first start"
+    yield Check("system bucket", "ok", f"{SYSTEM_BUCKET} {shown}")
+    skew = abs(store.connection.ahead_s)
+    if skew > SKEW_MOST_S:
+        yield Check("object server's clock", "warn", f"{skew:.0f} s from this one", "Let both use NTP.")
+
+
 def _durability(settings: dict[str, str]) -> Iterator[Check]:
     """Whether what the server has committed outlives a crash of it."""
     weak = {
@@ -372,7 +395,8 @@ def _node(url: str | None, token: str | None) -> Iterator[Check]:
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-    _python, _versions, _cores, _memory, _memory_limit, _data, _postgres, _limits, _fork, _clock, _port,
+    _python, _versions, _cores, _memory, _memory_limit, _data, _postgres, _object_server, _limits, _fork,
+    _clock, _port,
 )  # fmt: skip
 
 

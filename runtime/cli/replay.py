@@ -18,7 +18,7 @@ import typer
 from headrace.runtime.cli.comparison import Input, Outcome, Verdict, compare, input_of, recorded, with_etag
 from headrace.runtime.cli.options import AsJson, Token, Url, connect
 from headrace.runtime.cli.output import show_error, show_json
-from headrace.runtime.errors import BadRequest, Conflict, NoSuchObject, Unknown, UnknownVersion
+from headrace.runtime.errors import BadRequest, Conflict, Invalid, NoSuchObject, Unknown, UnknownVersion
 
 if TYPE_CHECKING:
     from headrace.runtime.client.client import Client
@@ -162,7 +162,7 @@ def _version_of(client: "Client", found: Input) -> str:
     """The version that an object had, where its bucket still has it; empty where not."""
     try:
         known = client.object_versions(found.url)
-    except (BadRequest, Unknown):
+    except Invalid:
         return ""  # folders have no versions
     for each in known:
         if each["version_id"] == found.version_id or (found.etag and each["etag"] == found.etag):

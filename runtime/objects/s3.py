@@ -40,7 +40,7 @@ from headrace.runtime.objects.protocol import LINK_S, LINK_S_MAX, LIST_LIMIT_MAX
 from headrace.runtime.objects.s3_connection import RETRIES, SILENCE_S, Answer, S3Connection
 from headrace.runtime.objects.s3_endpoint import S3Endpoint
 from headrace.runtime.objects.s3_listing import PAGE_MAX, objects_in_order
-from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page
+from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page, parse_tags
 from headrace.runtime.objects.s3_reader import S3Reader
 from headrace.runtime.objects.s3_refusal import is_about_key, raise_refusal
 from headrace.runtime.objects.s3_signature import Credentials
@@ -85,10 +85,14 @@ class S3Store:
             name for name in parse_buckets(answer.data) if name != SYSTEM_BUCKET and _is_bucket_name(name)
         )
 
-    def make_bucket(self, name: str) -> None:
+    def has_bucket(self, name: str) -> bool:
+        """Whether the bucket exists."""
         check_bucket(name)
+        return self.connection.request("HEAD", f"/{name}").ok
+
+    def make_bucket(self, name: str) -> None:
         # Asking first lets a node work whose credentials may use the bucket and may not make one.
-        if self.connection.request("HEAD", f"/{name}").ok:
+        if self.has_bucket(name):
             return
         region = self.connection.endpoint.region
         body = (
@@ -115,6 +119,14 @@ class S3Store:
             raise_refusal(self.connection, bucket, key, answer)
         size = int(answer.headers.get("content-length", "0"))
         return from_headers(bucket, key, answer.headers, size=size)
+
+    def tags(self, bucket: str, key: str, *, version_id: str | None = None) -> dict[str, str]:
+        """The tags of an object. Raises: NoSuchObject."""
+        query = {"tagging": "", **_version(version_id)}
+        answer = self.connection.request("GET", _path(bucket, key), query=query)
+        if not answer.ok:
+            raise_refusal(self.connection, bucket, key, answer)
+        return parse_tags(answer.data)
 
     def open(
         self,
@@ -172,7 +184,7 @@ class S3Store:
         if if_match is not None and not _ETAG.fullmatch(if_match):
             raise PreconditionFailed(bucket, key, if_match, self._etag_now(bucket, key))
         if (if_none_match or if_match is not None) and not self._conditions_heeded:
-            if not self.connection.request("HEAD", f"/{bucket}").ok:
+            if not self.has_bucket(bucket):
                 raise NoSuchBucket(bucket)
             check_conditions_heeded(self.connection, bucket, _PROBE_KEY)
             self._conditions_heeded = True

@@ -74,6 +74,8 @@ class S3Connection:
     Args:
         retries: how often a request is tried again before ObjectServerUnavailable.
         silence_s: seconds for which a server may say nothing in an answer.
+
+    `ahead_s` is by how much the server's clock was found to be ahead of `clock`, 0 while it is near enough.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class S3Connection:
         self._process = 0
         self._pool: urllib3.HTTPConnectionPool | None = None
         self._parents: list[urllib3.HTTPConnectionPool] = []
-        self._ahead_s = 0.0
+        self.ahead_s = 0.0
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,7 +152,7 @@ class S3Connection:
             query=query,
             expires_s=expires_s,
             region=self.endpoint.region,
-            at=self._clock.now() + self._ahead_s,
+            at=self._clock.now() + self.ahead_s,
         )
         return f"{self.endpoint.public}{encoded}?{signed}"
 
@@ -167,7 +169,7 @@ class S3Connection:
         answer = self._send_once(method, path, query, headers, body, stream=stream)
         if answer.status == 403 and answer.code == "RequestTimeTooSkewed" and "date" in answer.headers:
             # A node whose clock is wrong is not one without rights: sign by the server's clock from now on.
-            self._ahead_s = _http_date(answer.headers["date"]) - self._clock.now()
+            self.ahead_s = _http_date(answer.headers["date"]) - self._clock.now()
             answer = self._send_once(method, path, query, headers, body, stream=stream)
         if answer.status in _OVERLOADED:
             why = answer.message or answer.code or f"it answers with {answer.status}"
@@ -202,7 +204,7 @@ class S3Connection:
                 headers=own,
                 payload_hash=digest,
                 region=self.endpoint.region,
-                at=self._clock.now() + self._ahead_s,
+                at=self._clock.now() + self.ahead_s,
             )
         )
         try:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _BREAKS_MAX = 5
-_READ_ALL_BYTES = 32 << 20
+_PIECE_BYTES = 512 << 10
+_AT_ONCE_BYTES = 32 << 20
+
 _DRAIN_BYTES_MAX = 64 << 10
 
 
@@ -50,28 +52,29 @@ class S3Reader(io.RawIOBase):
         self._connection, self._stream = connection, answer.stream
         self._bucket, self._key, self._query = bucket, key, query
         self._etag = etag_in(answer.headers)
-        self._at, self._left, self._breaks = start, left, 0
+        self._at, self._left = start, left
+        self._breaks, self._broken = 0, False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
         with memoryview(buffer).cast("B") as view:
-            piece = self._piece(len(view))
+            # Larger ones beside the caller's own go back to the system each time, and come as new pages.
+            piece = self._piece(min(len(view), _PIECE_BYTES))
             view[: len(piece)] = piece
             return len(piece)
 
     def readall(self) -> bytes:
-        if self._left <= _READ_ALL_BYTES:
-            first = self._piece(self._left)
-            if not self._left:
-                return first
-            pieces = [first]
-        else:
-            pieces = []
+        first = self._piece(min(self._left, _AT_ONCE_BYTES))
+        if not self._left:
+            return first
+        # Grows in place, and gives away what it holds without a copy: less than joining pieces costs.
+        whole = io.BytesIO()
+        whole.write(first)
         while self._left:
-            pieces.append(self._piece(_READ_ALL_BYTES))
-        return b"".join(pieces)
+            whole.write(self._piece(_PIECE_BYTES))
+        return whole.getvalue()
 
     def close(self) -> None:
         if not self.closed:
@@ -85,7 +88,9 @@ class S3Reader(io.RawIOBase):
         """Up to `wanted` bytes, none only at the end."""
         while wanted and self._left:
             try:
-                piece = self._stream.read(min(wanted, self._left), decode_content=False)
+                # What a broken read had got is lost, so a way that broke once is gone in small steps.
+                most = _PIECE_BYTES if self._broken else wanted
+                piece = self._stream.read(min(most, wanted, self._left), decode_content=False)
                 if not piece:
                     raise urllib3.exceptions.ProtocolError("the answer ended early")
             except (HTTPError, OSError) as error:
@@ -99,7 +104,7 @@ class S3Reader(io.RawIOBase):
 
     def _go_on(self, error: Exception) -> None:
         self._stream.close()
-        self._breaks += 1
+        self._breaks, self._broken = self._breaks + 1, True
         if self._breaks > _BREAKS_MAX:
             raise ObjectServerUnavailable(self._connection.endpoint.base, str(error)) from error
         answer = self._connection.open(
