@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.runtime.model.form import FormFile
     from headrace.runtime.model.policy import RetryPolicy
     from headrace.runtime.model.route import Cors
+    from headrace.runtime.model.stream import Sse, Stream
     from headrace.runtime.pool.context import Context
     from headrace.triggers.http import Http, Webhook
     from headrace.triggers.schedule import Schedule
@@ -51,6 +52,8 @@ __all__ = [
     "RetryPolicy",
     "Schedule",
     "ScheduleEvent",
+    "Sse",
+    "Stream",
     "Upload",
     "UploadEvent",
     "UploadSet",
@@ -84,6 +87,8 @@ _HOMES = {
     "RetryPolicy": "headrace.runtime.model.policy",
     "Schedule": "headrace.triggers.schedule",
     "ScheduleEvent": "headrace.runtime.model.event",
+    "Sse": "headrace.runtime.model.stream",
+    "Stream": "headrace.runtime.model.stream",
     "Upload": "headrace.triggers.upload",
     "UploadEvent": "headrace.runtime.model.event",
     "UploadSet": "headrace.triggers.uploadset",

@@ -30,7 +30,7 @@ from headrace.runtime.model.spec import (
     TriggerSpec,
 )
 from headrace.runtime.objects.key import SYSTEM_BUCKET, check_bucket, check_key
-from headrace.runtime.trigger import Trigger
+from headrace.runtime.trigger import Checked, Trigger
 
 if TYPE_CHECKING:
     from headrace.runtime.embedded import EmbeddedNode
@@ -105,6 +105,8 @@ class App:
                     if trigger.kind == "http":
                         _check_path(declared, trigger)
                         fields = trigger.under(self._http).fields()  # type: ignore[attr-defined]
+                    if isinstance(trigger, Checked):
+                        trigger.check(declared.spec)
                     added = TriggerSpec(kind=trigger.kind, fields=fields)
                     callbacks = declared.spec.callbacks or bool(
                         trigger.kind == "http" and fields.get("callback")

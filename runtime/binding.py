@@ -173,7 +173,7 @@ class Signature:
                 elif name not in self.defaults:
                     wrong.append({"loc": name, "msg": "is missing"})
         if wrong:
-            raise InvalidEvent(self.name, _placed(payload, wrong) if is_http(payload) else wrong)
+            raise InvalidEvent(self.name, _placed(payload, wrong, self.whole) if is_http(payload) else wrong)
         return values
 
     def _parts(self, payload: Any, wrong: list[dict[str, str]]) -> Mapping[str, Any]:
@@ -389,14 +389,19 @@ def _body(payload: dict[str, Any], wrong: list[dict[str, str]], lists: frozenset
         return None
 
 
-def _placed(payload: dict[str, Any], wrong: list[dict[str, str]]) -> list[dict[str, str]]:
-    """What is wrong with an HTTP call, with the part of the call that each was looked for in."""
-    path, query = payload.get("pathParameters") or {}, payload.get("queryStringParameters") or {}
+def _placed(payload: dict[str, Any], wrong: list[dict[str, str]], whole: str | None) -> list[dict[str, str]]:
+    """What is wrong with an HTTP call, with the part of the call that each was looked for in; what is in the
+    body has a place that begins with `body`, whatever the function calls it.
+    """
+    path = payload.get("pathParameters") or {}
     for item in wrong:
         name = item["loc"].partition(".")[0]
-        item["in"] = "path" if name in path else "query" if name in query else "body"
-        if item["msg"] == "is missing" and name != "body":
-            item["in"] = "query"
+        if whole is not None or name == "body":
+            item["in"] = "body"
+            if name != "body":
+                item["loc"] = "body" if item["loc"] == "event" else f"body.{item['loc']}"
+        else:
+            item["in"] = "path" if name in path else "query"
     return wrong
 
 

@@ -26,7 +26,14 @@ from headrace.runtime.client.backend import PLAIN, Answer, Stream, SubmitOptions
 from headrace.runtime.client.client import Client
 from headrace.runtime.client.future import InvocationFuture
 from headrace.runtime.code import request_for_app
-from headrace.runtime.errors import HeadraceError, LoadFailed, NodeStopping, PayloadTooLarge, failure
+from headrace.runtime.errors import (
+    HeadraceError,
+    LoadFailed,
+    NodeStopping,
+    PayloadTooLarge,
+    StreamBroken,
+    failure,
+)
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Outcome, Status
 from headrace.runtime.model.write import Applied, Put
@@ -39,6 +46,7 @@ from headrace.runtime.serve import configure_log
 from headrace.runtime.settings import Settings, function_defaults
 
 T = TypeVar("T")
+Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
 UNSENT_MAX = 50_000
 """Submitted invocations that the loop has not taken yet; beyond it `submit` waits."""
@@ -386,12 +394,12 @@ class NodeBackend:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         body: bytes | BinaryIO | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """See Backend."""
+        """See Backend. A query may also be pairs, so that a name may come twice."""
 
         async def call() -> Answer:
             answered = _Answered(self._loop, self._node, method, path, query, body, headers)
@@ -450,7 +458,7 @@ class _Answered:
         node: Node,
         method: str,
         path: str,
-        query: Mapping[str, str] | None,
+        query: Query | None,
         body: bytes | BinaryIO | None,
         headers: Mapping[str, str] | None,
     ) -> None:
@@ -459,7 +467,8 @@ class _Answered:
         self._body = body
         self._sent = False
         self._node = node
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=16)
+        self._pieces: asyncio.Queue[bytes | HeadraceError | None] = asyncio.Queue(maxsize=16)
+        self._whole = False
         self._started = asyncio.Event()
         sent = {"host": "localhost", "authorization": f"Bearer {node.secret}", **dict(headers or {})}
         if body is not None and "content-type" not in {name.lower() for name in sent}:
@@ -475,7 +484,7 @@ class _Answered:
             "path": unquote(path),
             "raw_path": path.encode(),
             "root_path": "",
-            "query_string": urlencode(dict(query or {})).encode(),
+            "query_string": urlencode(query or {}).encode(),
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in sent.items()],
             "client": ("127.0.0.1", 0),
             "server": ("localhost", 0),
@@ -493,6 +502,8 @@ class _Answered:
         piece = await self._pieces.get()
         if piece is None:
             raise StopAsyncIteration
+        if isinstance(piece, HeadraceError):
+            raise piece
         return piece
 
     def cancel(self) -> None:
@@ -505,7 +516,7 @@ class _Answered:
         finally:
             self._started.set()
             if self._task.cancelling() == 0:
-                await self._pieces.put(None)
+                await self._pieces.put(None if self._whole else StreamBroken("the answer broke off"))
 
     async def _receive(self) -> dict[str, Any]:
         body = self._body
@@ -527,8 +538,10 @@ class _Answered:
                 name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]
             }
             self._started.set()
-        elif message.get("body"):
-            await self._pieces.put(message["body"])
+        else:
+            if message.get("body"):
+                await self._pieces.put(message["body"])
+            self._whole = not message.get("more_body")
 
 
 class _Pieces:

@@ -3,7 +3,7 @@
     HeadraceError
     ├── Invalid            the caller fixes the call (400 to 422)
     │   ├── BadRequest, InvalidPayload, PayloadTooLarge, UnsupportedMediaType, InvalidEvent
-    │   ├── InvalidCallback
+    │   ├── InvalidCallback, TargetTooLong, HeadersTooLarge
     │   ├── InvalidKey, InvalidBucketName, InvalidObjectUrl
     │   ├── Unknown        UnknownFunction, UnknownInvocation, UnknownJob, UnknownSubject, UnknownSchedule,
     │   │                  UnknownBackfill, UnknownVersion, NoSuchBucket, NoSuchObject
@@ -12,11 +12,12 @@
     │   ├── Unauthorized, Forbidden
     │   └── InvalidSettings, InvalidFunction, LoadFailed
     ├── Retryable          the caller tries again later (429, 503, 507)
-    │   ├── Throttled, NodeStopping, StorageFull, ReadOnlyStorage, StoreUnavailable, Unreachable
+    │   ├── Throttled, TooManyConnections, RequestTimeout
+    │   ├── NodeStopping, StorageFull, ReadOnlyStorage, StoreUnavailable, Unreachable
     │   └── LeaseLost      the runtime tries again elsewhere
     ├── InvocationFailed   the function's own outcome (500, 504)
     │   ├── FunctionError, FunctionTimeout, OutOfMemory, WorkerCrashed, UnserialisableResult
-    │   └── Expired, NodeLost, Cancelled, JobFailed
+    │   └── StreamBroken, Expired, NodeLost, Cancelled, JobFailed
     ├── Duplicate          it is recorded already: nothing is to be done
     └── Unusable           an operator must act: DataInUse, DataTooNew, DataDamaged, PortInUse
 
@@ -86,6 +87,28 @@ class PayloadTooLarge(Invalid):
     def __str__(self) -> str:
         shown = f"{self.size:,} bytes" if self.size >= 0 else "larger"
         return f"the payload is {shown}; the limit is {self.limit:,} bytes"
+
+
+class TargetTooLong(Invalid):
+    """A request's path and query are above their limit: (limit in bytes)."""
+
+    code = "target_too_long"
+    hint = "Send in the body what does not fit into the address."
+    http_status = 414
+
+    def __str__(self) -> str:
+        return f"the path and query of a request may take {self.args[0]:,} bytes"
+
+
+class HeadersTooLarge(Invalid):
+    """A request's headers are above their limit: (limit in bytes)."""
+
+    code = "headers_too_large"
+    hint = "Send in the body what does not fit into headers; cookies add up."
+    http_status = 431
+
+    def __str__(self) -> str:
+        return f"the headers of a request may take {self.args[0]:,} bytes"
 
 
 class UnsupportedMediaType(Invalid):
@@ -459,6 +482,27 @@ class NodeStopping(Retryable):
     hint = "Call again; another node, or the next start, answers."
 
 
+class TooManyConnections(Retryable):
+    """There are as many connections as the node takes: (how many)."""
+
+    code = "too_many_connections"
+    hint = "Try again, and use connections more than once."
+
+    def __str__(self) -> str:
+        return f"the node has {self.args[0]:,} connections and takes no more"
+
+
+class RequestTimeout(Retryable):
+    """A request did not come to its end in time: (what was missing)."""
+
+    code = "request_timeout"
+    hint = "Send it faster, or again."
+    http_status = 408
+
+    def __str__(self) -> str:
+        return f"the request did not come in time: {self.args[0]} missing"
+
+
 class StorageFull(Retryable):
     """The disk is full: (path)."""
 
@@ -569,6 +613,13 @@ class UnserialisableResult(InvocationFailed):
     hint = "Return JSON types (finite numbers, text, lists, dicts with text keys), dataclasses or models."
 
 
+class StreamBroken(InvocationFailed):
+    """A streamed result broke off after it had begun; what came before is not all of it."""
+
+    code = "stream_broken"
+    hint = "`headrace logs INVOCATION_ID` says why; the id is in the header Headrace-Invocation-Id."
+
+
 class Expired(InvocationFailed):
     """The event was older than the function's maximum age before it could succeed."""
 
@@ -580,6 +631,20 @@ class NodeLost(InvocationFailed):
     """The node that ran the attempt disappeared."""
 
     code = "node_lost"
+
+
+class SetIncomplete(InvocationFailed):
+    """A set of uploads was not complete in time."""
+
+    code = "set_incomplete"
+    hint = "Bring what is missing and redrive it, or raise timeout= on the UploadSet."
+
+
+class LateFiles(InvocationFailed):
+    """Files came after their set of uploads had fired."""
+
+    code = "late_files"
+    hint = "Redrive it to run the function on them."
 
 
 class Cancelled(InvocationFailed):
@@ -656,6 +721,7 @@ BY_CODE: dict[str, type[InvocationFailed]] = {
         OutOfMemory,
         WorkerCrashed,
         UnserialisableResult,
+        StreamBroken,
         Expired,
         NodeLost,
         Cancelled,

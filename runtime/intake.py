@@ -62,16 +62,10 @@ class Intake:
         if spec.job is not None:
             ids = [self._ids.next() for _ in events]
             _name_subject(writes, ids[0])
-            return [
-                await self._coordinator.submit(
-                    spec.name,
-                    _job_input(spec, trigger, event),
-                    before=writes if at == 0 else (),
-                    version=self._version(),
-                    id=id,
-                )
-                for at, (id, event) in enumerate(zip(ids, events, strict=True))
-            ]
+            inputs = [_job_input(spec, trigger, event) for event in events]
+            return await self._coordinator.submit_all(
+                spec.name, inputs, ids=ids, before=writes, version=self._version()
+            )
         puts = [
             self._dispatcher.prepare(spec.name, msgspec.json.encode(event), source=trigger.kind)
             for event in events

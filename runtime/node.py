@@ -5,7 +5,6 @@ It knows triggers by their protocol only: a spec's kind names an entry point in 
 
 import asyncio
 import contextlib
-import importlib.metadata
 import os
 import random
 import secrets
@@ -33,6 +32,7 @@ from headrace.runtime.errors import (
 from headrace.runtime.fault import problem as fault_problem
 from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
+from headrace.runtime.kinds import trigger_class, trigger_name
 from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
@@ -44,6 +44,7 @@ from headrace.runtime.objects.url import credentials_for, open_store, parse_obje
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
+from headrace.runtime.pool.reading import Reading
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
 from headrace.runtime.queue.outbound import Callbacks
@@ -136,6 +137,7 @@ class Node:
         self._holder: Holder | None = None
         self._server: Any = None
         self._served: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._logs_dirty = False
         self._announced = False
         self._joined = False
@@ -309,6 +311,8 @@ class Node:
             self._server.should_exit = True
             await self._served
             self._server = None
+            if self._watching is not None:
+                self._watching.cancel()
         if self._store is not None:
             if self._announced:  # a node that was refused the data must not take back another's word
                 with contextlib.suppress(OSError):  # gone already, or a disk that may only be read by now
@@ -348,7 +352,7 @@ class Node:
 
     def _new_pool(self) -> Pool:
         settings = self.settings
-        events = PoolEvents(reports=self._reports, room=self._room, progress=self._progress)
+        events = PoolEvents(self._reports, self._room, self._progress, self._stream)
         if self._parts.pool is not None:
             return self._parts.pool(events, self.clock)
         assert self._store is not None
@@ -386,6 +390,9 @@ class Node:
 
     def _progress(self, token: int, progress: dict[str, Any]) -> None:
         self.dispatcher.attempts.progress(token, progress)
+
+    def _stream(self, token: int, reading: Reading) -> None:
+        self.dispatcher.attempts.opened(token, reading)
 
     def _use(self, pool: Pool) -> None:
         """Serve the pool's functions from now on."""
@@ -476,7 +483,7 @@ class Node:
 
     def _trigger(self, spec: FunctionSpec, kind: str, fields: dict[str, Any]) -> Trigger | None:
         try:
-            return _trigger_class(kind).from_fields(fields)  # type: ignore[no-any-return]
+            return trigger_class(kind).from_fields(fields)  # type: ignore[no-any-return]
         except HeadraceError as error:
             self._report(
                 "a trigger cannot be used", {"function": spec.name, "kind": kind, "error": str(error)}
@@ -513,7 +520,7 @@ class Node:
                 index = counts[given.kind] = counts.get(given.kind, -1) + 1
                 trigger: object = self._trigger(spec, given.kind, given.fields)
                 if isinstance(trigger, Timed):
-                    found[_trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
+                    found[trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
         return found
 
     def _watch(self, id: str, ended: Callable[[], None]) -> None:
@@ -534,7 +541,7 @@ class Node:
     ) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=_trigger_name(spec, trigger.kind, fields, index),
+            name=trigger_name(spec, trigger.kind, fields, index),
             function=spec,
             objects=self.objects,
             state=self._store,
@@ -629,7 +636,9 @@ class Node:
             events_token=self._events_token,
             objects_url=settings.objects,
             limits=Limits(
-                sync_body_bytes=settings.body_bytes_sync, async_body_bytes=settings.body_bytes_async
+                sync_body_bytes=settings.body_bytes_sync,
+                async_body_bytes=settings.body_bytes_async,
+                stream_idle_s=settings.stream_idle_s,
             ),
             new_request_id=lambda: show_id(self.ids.next()),
             tickets=tickets,
@@ -650,6 +659,11 @@ class Node:
     def _serve(self, listener: socket.socket) -> None:
         import uvicorn
 
+        from headrace.runtime.api.connection import Front
+
+        front = Front(self.application, clock=self.clock, report=self._report)
+        # What uvicorn asks for is a class, and what it does with it is to call it.
+        protocol: Any = front.protocol
         config = uvicorn.Config(
             self.application,
             log_config=None,
@@ -659,10 +673,10 @@ class Node:
             proxy_headers=False,
             timeout_graceful_shutdown=5,
             loop="none",
-            http="httptools",
+            http=protocol,
             ws="none",
-            h11_max_incomplete_event_size=65536,
         )
+        self._watching = asyncio.get_running_loop().create_task(front.run())
         self._server = _Server(config)
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
 
@@ -861,23 +875,3 @@ def _open_store(store: str, clock: Clock) -> Store:
             f"PostgreSQL needs a package that is not installed ({error})", "pip install 'headrace[postgres]'"
         ) from None
     return PostgresStore(store, clock=clock)
-
-
-def _trigger_class(kind: str) -> Any:
-    found = _trigger_classes.get(kind)
-    if found is None:
-        for entry in importlib.metadata.entry_points(group="headrace.triggers", name=kind):
-            found = _trigger_classes[kind] = entry.load()
-        if found is None:
-            raise InvalidFunction(
-                f"trigger {kind!r}", "is not installed", "Install the package that provides it."
-            )
-    return found
-
-
-_trigger_classes: dict[str, Any] = {}
-
-
-def _trigger_name(spec: FunctionSpec, kind: str, fields: Mapping[str, Any], index: int) -> str:
-    """What identifies a trigger over restarts: its own name, or its place among its kind's."""
-    return f"{spec.name}/{kind}/{fields.get('name') or index}"

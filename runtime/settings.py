@@ -203,6 +203,9 @@ class Settings(BaseSettings):
     )
     body_bytes_sync: Bytes = Field(default=6 << 20, description="bytes of a synchronous call's body at most")
     body_bytes_async: Bytes = Field(default=1 << 20, description="bytes of an async event at most")
+    stream_idle_s: Annotated[Seconds, Field(gt=0)] = Field(
+        default=60.0, description="seconds that a streamed answer waits for a caller who takes nothing"
+    )
     node_lease_s: Annotated[Seconds, Field(ge=1)] = Field(
         default=10.0, description="seconds that claims outlive their node"
     )

@@ -7,11 +7,13 @@ that they do.
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import msgspec
 
 from headrace.runtime.clock import Clock
+from headrace.runtime.errors import BadRequest
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Write
 from headrace.runtime.objects.protocol import ObjectInfo, ObjectStore
@@ -92,14 +94,12 @@ class Route(Protocol):
 class Notification(msgspec.Struct, frozen=True, gc=False):
     """What an object store tells of one object, in S3's terms.
 
-    `name` is the event's without `s3:`, `source` its `eventSource`. `metadata` is what the uploader gave, by
-    lower-case names without `x-amz-meta-`; None where the store did not tell.
+    `name` is the event's without `s3:`, `source` its `eventSource`.
     """
 
     info: ObjectInfo
     name: str
     source: str
-    metadata: dict[str, str] | None = None
 
 
 Hear = Callable[[Notification], Awaitable[None]]
@@ -171,6 +171,14 @@ class Trigger(Protocol):
 
 
 @runtime_checkable
+class Checked(Protocol):
+    """A trigger that does not fit every function."""
+
+    def check(self, function: FunctionSpec) -> None:
+        """Called when it is declared. Raises: InvalidFunction."""
+
+
+@runtime_checkable
 class Timed(Protocol):
     """A trigger whose moments are known ahead, so that people can be told the next ones, have one fire by
     hand, and fill in those that are missing.
@@ -205,3 +213,61 @@ class FeedsJobs(Protocol):
         """`{"object": "s3://BUCKET/KEY"}`, `{"items": […]}` or `{"objects": …}`, as for
         `Coordinator.submit`.
         """
+
+
+Options = Mapping[str, Sequence[str]]
+"""What a caller says of a sample event: texts by name, each as often as it was given."""
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A trigger that can make one of its events, for tests and for people to look at."""
+
+    sample_options: ClassVar[Mapping[str, str]]
+    """What may be said of the event: names, and what they mean."""
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """The event as the trigger would give it to its function.
+
+        Args:
+            options: by the names of `sample_options` only.
+            like: the trigger whose event it is to be; None where there is no function in mind.
+            name: what identifies that trigger, see TriggerContext.
+            moment: when it is to happen, in epoch seconds, unless an option says so.
+            id: for an event that has to hold its own.
+
+        Raises: BadRequest for a value that cannot be.
+        """
+
+
+def the_option(options: Options, name: str, default: str) -> str:
+    """The value of an option that is given at most once. Raises: BadRequest when it is given more often."""
+    values = options.get(name, ())
+    if len(values) > 1:
+        raise BadRequest(f"{name} is given {len(values)} times", "Give it once.")
+    return values[0] if values else default
+
+
+def moment_option(options: Options, name: str, default: float) -> float:
+    """A moment among the options, in epoch seconds: ISO 8601 with a time zone. Raises: BadRequest."""
+    text = the_option(options, name, "")
+    if not text:
+        return default
+    try:
+        read = datetime.fromisoformat(text)
+        if read.tzinfo is not None:
+            return read.timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise BadRequest(f"{name} is {text!r}, no moment with a time zone", "Write 2030-01-31T09:00:00Z.")
+
+
+def number_option(options: Options, name: str, default: int) -> int:
+    """A whole number of 0 or more among the options. Raises: BadRequest."""
+    text = the_option(options, name, str(default))
+    if not text.isascii() or not text.isdecimal():
+        raise BadRequest(f"{name} is {text!r}, no whole number", "Write for example 1024.")
+    return int(text)

@@ -204,10 +204,10 @@ class MinioServer(S3Server):
         """
         return {
             "MINIO_NOTIFY_WEBHOOK_ENABLE_HEADRACE": "on",
-            "MINIO_NOTIFY_WEBHOOK_ENDPOINT_HEADRACE": url,
+            "MINIO_NOTIFY_WEBHOOK_ENDPOINT_HEADRACE": f"{url}?target=HEADRACE",
             "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_HEADRACE": token,
             "MINIO_NOTIFY_WEBHOOK_ENABLE_HEADRACEQ": "on",
-            "MINIO_NOTIFY_WEBHOOK_ENDPOINT_HEADRACEQ": queued_url or url,
+            "MINIO_NOTIFY_WEBHOOK_ENDPOINT_HEADRACEQ": f"{queued_url or url}?target=HEADRACEQ",
             "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_HEADRACEQ": token,
             "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_HEADRACEQ": str(self.queue),
             "MINIO_NOTIFY_WEBHOOK_QUEUE_LIMIT_HEADRACEQ": "100000",

@@ -106,10 +106,12 @@ def recorded_error(detail: dict[str, Any], function: str) -> HeadraceError:
 
 async def read_body(receive: Receive, scope: Scope, limit: int) -> bytes:
     """The request's whole body. Raises PayloadTooLarge beyond `limit` bytes, without reading the rest."""
-    declared = header(scope, b"content-length")
+    declared = headers_of(scope).get(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise PayloadTooLarge(int(declared), limit)
     message = await receive()
+    if message["type"] == "http.disconnect":
+        raise BadRequest("the caller went away before its body was complete")
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
         if len(body) > limit:
@@ -140,11 +142,16 @@ def check_json(body: bytes) -> bytes:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """A request header's first value; `name` in lower case."""
+    value = headers_of(scope).get(name)
+    return value.decode("latin-1") if value is not None else None
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """A request's headers by lower-case name, of each the first."""
     found: dict[bytes, bytes] | None = scope.get(_BY_NAME)
     if found is None:
         found = scope[_BY_NAME] = dict(reversed(scope["headers"]))
-    value = found.get(name)
-    return value.decode("latin-1") if value is not None else None
+    return found
 
 
 def shown_record(record: Record, *, running: bool = False) -> dict[str, Any]:

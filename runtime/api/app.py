@@ -14,6 +14,7 @@ from headrace.runtime.api.answers import (
     Send,
     encode,
     header,
+    headers_of,
     send,
     send_error,
     send_json,
@@ -28,7 +29,7 @@ from headrace.runtime.api.services import Services
 from headrace.runtime.api.v1 import Api
 from headrace.runtime.errors import BadRequest, HeadraceError
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _FUNCTIONS = "/v1/functions/"
 _OWN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/metrics"})
 """What the node serves beside `/v1`, unless a function does."""
@@ -45,7 +46,7 @@ class Application:
         self._v1 = self.api.app()
         self._document: tuple[RouteTable, bytes] | None = None
         self._requests = 0
-        self._requests_prefix = f"{services.new_request_id()}-"
+        self._requests_prefix = f"{services.new_request_id()}-".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send_message: Send) -> None:
         if scope["type"] != "http":
@@ -53,12 +54,12 @@ class Application:
                 await send_message({"type": "websocket.close", "code": 1003})
             return
         services = self._services
-        given = header(scope, b"x-request-id")
+        given = headers_of(scope).get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             request_id = given
         else:
             self._requests += 1
-            request_id = f"{self._requests_prefix}{self._requests:x}"
+            request_id = b"%s%x" % (self._requests_prefix, self._requests)
         scope[REQUEST_ID] = request_id
         if services.log_request is not None:
             send_message = self._logged(scope, send_message)
@@ -69,10 +70,9 @@ class Application:
             if not began:
                 began = True
                 headers = message["headers"]
-                headers.append((b"x-request-id", request_id.encode()))
-                more = scope.get(MORE_HEADERS)
-                if more is not None:
-                    headers.extend(more)
+                headers.append((b"x-request-id", request_id))
+                if MORE_HEADERS in scope:
+                    headers.extend(scope[MORE_HEADERS])
                 if services.draining:
                     headers.append((b"connection", b"close"))
             await send_message(message)
@@ -93,8 +93,13 @@ class Application:
     async def _serve(self, scope: Scope, receive: Receive, reply: Send) -> None:
         services = self._services
         path: str = scope["path"]
-        host = header(scope, b"host") or ""
+        fields = headers_of(scope)
+        host = fields.get(b"host", b"").decode("latin-1")
         services.access.check_host(host)
+        endpoint = services.routes.exact(scope["method"], path)
+        if endpoint is not None and endpoint.rules.cors is None:
+            await self._calls.route(endpoint, {}, scope, receive, reply)
+            return
         if path == "/v1" or path.startswith("/v1/"):
             origin = header(scope, b"origin")
             if path.startswith(STATUS_PATH):  # a page of any site may ask: the ticket is what lets it
@@ -104,8 +109,7 @@ class Application:
             if path.startswith(_FUNCTIONS) and scope["method"] == "POST":
                 name, _, action = path[len(_FUNCTIONS) :].rpartition("/")
                 if action in ("invoke", "invoke-many"):
-                    kind = header(scope, b"content-type")
-                    if kind is not None and "json" not in kind:
+                    if b"json" not in fields.get(b"content-type", b"json"):
                         raise BadRequest(
                             "the content type is not JSON", "Send content-type: application/json."
                         )
@@ -188,7 +192,7 @@ class Application:
                         "bytes": sent,
                         "ms": round((services.clock.monotonic() - begun) * 1000, 2),
                         "client": client[0] if client else "",
-                        "request_id": scope[REQUEST_ID],
+                        "request_id": scope[REQUEST_ID].decode(),
                     }
                 )
 

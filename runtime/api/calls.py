@@ -20,6 +20,7 @@ from headrace.runtime.api.answers import (
     Send,
     check_json,
     header,
+    headers_of,
     outcome_error,
     read_body,
     recorded_error,
@@ -30,6 +31,7 @@ from headrace.runtime.api.answers import (
 from headrace.runtime.api.recent import RecentEnds
 from headrace.runtime.api.routing import Endpoint
 from headrace.runtime.api.services import Services
+from headrace.runtime.api.streaming import send_stream
 from headrace.runtime.errors import (
     BadRequest,
     HeadraceError,
@@ -49,6 +51,7 @@ from headrace.runtime.model.route import CALLBACK_HEADER
 from headrace.runtime.model.spec import IDEMPOTENCY_TTL_S_MAX, IDEMPOTENCY_TTL_S_MIN, VALIDATE
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.url import parse_object_url
+from headrace.runtime.pool.reading import CREDIT_BYTES
 from headrace.runtime.queue.watchers import Ended
 from headrace.runtime.trigger import HttpCall
 
@@ -61,6 +64,8 @@ WAIT_ANSWER_BYTES = 8 << 20
 """How much of results one answer to a wait holds, give or take one result."""
 _INVOCATION_ID = b"headrace-invocation-id"
 KEY_CHARS_MAX = 1_000
+PLAIN = [("content-type", "application/json")]
+"""The headers of an answer that is nothing but a result."""
 STATUS_PATH = "/v1/calls/"
 """Where the caller of an asynchronous route asks for its invocation, by ticket."""
 CALLBACK = CALLBACK_HEADER.encode()
@@ -101,12 +106,13 @@ class Calls:
             body,
             parameters,
             client[0] if client else "",
-            scope.get(REQUEST_ID) or services.new_request_id(),
+            scope[REQUEST_ID].decode(),
             services.clock.now(),
             caller,
         )
         event = route.event(call)
-        once = _once(scope)
+        fields = headers_of(scope)
+        once = _once(scope) if b"idempotency-key" in fields or b"idempotency-ttl" in fields else {}
         if endpoint.is_job:
             if once:
                 raise BadRequest("a job has no idempotency key", "Leave out the header Idempotency-Key.")
@@ -134,7 +140,10 @@ class Calls:
             )
         else:
             repeated = False
-            outcome = await services.dispatcher.call(endpoint.function, event)
+            outcome = await services.dispatcher.call(endpoint.function, event, credit=CREDIT_BYTES)
+            if outcome.kind == "stream":
+                await send_stream(services, outcome, endpoint.function, scope, receive, reply)
+                return
             id = show_id(outcome.invocation_id)
             if outcome.kind == "ok":
                 found = await self._value(outcome.value, outcome.result_ref)
@@ -144,7 +153,10 @@ class Calls:
             await send_error(reply, _without_stack(found), invocation_id=id, repeated=repeated)
             return
         answer = route.answer(found)
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        if answer.headers == PLAIN:
+            headers = [JSON_TYPE]
+        else:
+            headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         if repeated:
             headers.append(REPEATED)
         if scope["method"] not in ("GET", "HEAD"):
@@ -185,7 +197,9 @@ class Calls:
         """`POST /v1/functions/{name}/invoke`: now, or with `?mode=async` durably."""
         services = self._services
         query = scope["query_string"]
-        once = _once(scope)
+        fields = headers_of(scope)
+        once = _once(scope) if b"idempotency-key" in fields or b"idempotency-ttl" in fields else {}
+        credit = 0
         if query:
             options = _options(query)
             mode = options.pop("mode")
@@ -198,6 +212,15 @@ class Calls:
                 raise BadRequest(
                     f"{next(iter(options))} needs mode=async", "A call now is neither delayed nor queued."
                 )
+            if mode == "stream":
+                if once:
+                    raise BadRequest("a stream has no idempotency key", "It is made at most once as it is.")
+                if services.dispatcher.only_queued(function):
+                    raise BadRequest(
+                        f"{function} has a limit over all nodes, which a stream cannot keep",
+                        "Call it without mode=stream: its pieces are gathered into a list.",
+                    )
+                credit = CREDIT_BYTES
             if mode == "async":
                 body = check_json(await read_body(receive, scope, services.limits.async_body_bytes))
                 self._check_plain(function)
@@ -214,8 +237,10 @@ class Calls:
                 shown = [JSON_TYPE, (_INVOCATION_ID, id.encode()), *([REPEATED] if repeated else [])]
                 await send(reply, 200, found, shown)
             return
-        outcome = await services.dispatcher.call(function, body)
-        if outcome.kind == "ok":
+        outcome = await services.dispatcher.call(function, body, credit=credit)
+        if outcome.kind == "stream":
+            await send_stream(services, outcome, function, scope, receive, reply)
+        elif outcome.kind == "ok":
             headers = [JSON_TYPE, (_INVOCATION_ID, show_id(outcome.invocation_id).encode())]
             await send(reply, 200, await self._value(outcome.value, outcome.result_ref), headers)
         else:
@@ -402,7 +427,7 @@ def _options(query: bytes) -> dict[str, Any]:
         value = values[-1]
         try:
             if name == "mode":
-                if value not in ("sync", "async"):
+                if value not in ("sync", "async", "stream"):
                     raise ValueError
                 out["mode"] = value
             elif name == "delay_s":
@@ -424,7 +449,8 @@ def _options(query: bytes) -> dict[str, Any]:
                 raise BadRequest(f"there is no option {name!r}", known)
         except ValueError:
             raise BadRequest(
-                f"{name} is {value!r}", "mode is sync or async, delay_s 0 to a year, priority -100 to 100."
+                f"{name} is {value!r}",
+                "mode is sync, async or stream, delay_s 0 to a year, priority -100 to 100.",
             ) from None
     return out
 
@@ -471,9 +497,10 @@ async def _send_accepted(reply: Send, id: str, repeated: bool, *, status_url: st
 
 def check_media_type(endpoint: Endpoint, scope: Scope) -> None:
     """Raises UnsupportedMediaType for a body that is encoded, or of a type that is not taken."""
-    coding = header(scope, b"content-encoding")
-    if coding is not None and coding.strip().lower() not in ("", "identity"):
-        raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
+    if b"content-encoding" in headers_of(scope):
+        coding = header(scope, b"content-encoding") or ""
+        if coding.strip().lower() not in ("", "identity"):
+            raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
     accepts = endpoint.accepts
     if accepts is None:
         return

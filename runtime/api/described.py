@@ -59,6 +59,10 @@ _BOOLEAN: Schema = {"type": "boolean"}
 _ANYTHING: Schema = {}
 _ID: Schema = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
 _MOMENT: Schema = {"type": "number", "description": "UTC epoch seconds"}
+_WHEN: Schema = {
+    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}],
+    "description": "ISO 8601, or UTC epoch seconds",
+}
 _ADDRESS: Schema = {"type": "string", "pattern": "^s3://", "description": "s3://BUCKET/KEY"}
 _STATUS: Schema = {"enum": ["waiting", "running", "succeeded", "dead", "cancelled"]}
 _JOB_STATUS: Schema = {"enum": ["planning", "running", "reducing", "succeeded", "failed", "cancelled"]}
@@ -160,6 +164,14 @@ SCHEMAS: dict[str, Schema] = {
             "result": _ANYTHING,
             "error": _or_null({"type": "object"}),
         }
+    ),
+    "Schedule": _object(
+        {"name": _TEXT, "state": _TEXT, "definition": _TEXT, "paused": _BOOLEAN},
+        {"function": _or_null(_TEXT), "next": _ANYTHING, "last": _list({"type": "object"})},
+    ),
+    "Backfill": _object(
+        {"id": _ID, "schedule": _TEXT, "status": _TEXT, "from_at": _MOMENT, "until_at": _MOMENT},
+        {"concurrency": _COUNT, "instants": _COUNT, "fired": _COUNT, "present": _COUNT},
     ),
     "Object": _object(
         {
@@ -417,7 +429,81 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "GET /v1/schedules": Operation(
         "The schedules that the node knows",
-        answers={"200": _object({"items": _list(_object({"name": _TEXT, "definition": _TEXT}))})},
+        query={"limit": _LIMIT, "cursor": _TEXT},
+        answers={"200": _items(_ref("Schedule"))},
+    ),
+    "GET /v1/schedules/{name}": Operation(
+        "One schedule, with its last fires", query={"limit": _LIMIT}, answers={"200": _ref("Schedule")}
+    ),
+    "GET /v1/schedules/{name}/next": Operation(
+        "When a schedule is due next",
+        query={"limit": {**_LIMIT, "default": 5}, "after": _WHEN},
+        answers={"200": _object({"schedule": _TEXT, "items": {"type": "array"}})},
+    ),
+    "GET /v1/schedules/{name}/fires": Operation(
+        "When a schedule fired",
+        query={"after": _WHEN, "until": _WHEN, "limit": _LIMIT},
+        answers={"200": _object({"schedule": _TEXT, "items": _list({"type": "object"})})},
+    ),
+    "POST /v1/schedules/{name}/pause": Operation(
+        "Pause a schedule", answers={"200": _object({"schedule": _TEXT, "paused": _BOOLEAN})}
+    ),
+    "POST /v1/schedules/{name}/resume": Operation(
+        "Go on with a paused schedule", answers={"200": _object({"schedule": _TEXT, "paused": _BOOLEAN})}
+    ),
+    "POST /v1/schedules/{name}/run": Operation(
+        "Fire a schedule now, or for one of its instants",
+        body=_closed({}, {"due": _or_null(_WHEN), "again": _BOOLEAN}),
+        answers={
+            "202": _object({"schedule": _TEXT, "due_at": _MOMENT}, {"invocation_id": _ID, "job_id": _ID})
+        },
+    ),
+    "POST /v1/schedules/{name}/backfill": Operation(
+        "Fire the instants of a range that have not fired; 200 answers a dry_run",
+        body=_closed(
+            {"from": _WHEN},
+            {
+                "until": _or_null(_WHEN),
+                "concurrency": {"type": "integer", "minimum": 1},
+                "again": _BOOLEAN,
+                "dry_run": _BOOLEAN,
+            },
+        ),
+        body_required=True,
+        answers={"200": {"type": "object"}, "202": _ref("Backfill")},
+    ),
+    "GET /v1/backfills": Operation(
+        "Backfills, newest first",
+        query={"schedule": _TEXT, **_PAGE},
+        answers={"200": _items(_ref("Backfill"))},
+    ),
+    "GET /v1/backfills/{id}": Operation("One backfill", answers={"200": _ref("Backfill")}),
+    "POST /v1/backfills/{id}/cancel": Operation(
+        "End a backfill, and what of it runs with running",
+        body=_closed({}, {"running": _BOOLEAN}),
+        answers={"202": _ref("Backfill")},
+    ),
+    "GET /v1/buckets/{bucket}/connect": Operation(
+        "Whether a bucket's notifications reach this node", answers={"200": {"type": "object"}}
+    ),
+    "POST /v1/buckets/{bucket}/connect": Operation(
+        "Let a bucket's notifications reach this node, and prove it",
+        body=_closed(
+            {},
+            {
+                "url": _TEXT,
+                "targets": {**_list(_TEXT), "minItems": 2, "maxItems": 2},
+                "removals": _BOOLEAN,
+                "wait_s": _NUMBER,
+            },
+        ),
+        answers={"200": {"type": "object"}},
+    ),
+    "DELETE /v1/buckets/{bucket}/connect": Operation(
+        "Take a bucket's notifications from this node away", answers={"200": {"type": "object"}}
+    ),
+    "POST /v1/events/minio": Operation(
+        "Take an object store's notifications", body=_ANYTHING, answers={"200": {}}
     ),
     "GET /v1/why/{id}": Operation(
         "What holds an invocation, a job, a schedule or a function",
@@ -443,6 +529,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 FAST = {
+    "POST /v1/events/minio": "events",
     "POST /v1/functions/{name}/invoke": "invoke",
     "POST /v1/functions/{name}/invoke-many": "invoke",
     "GET /healthz": "",

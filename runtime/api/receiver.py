@@ -124,8 +124,8 @@ def _notification(record: _Record) -> Notification:
         }
     info = ObjectInfo(
         bucket, unquote_plus(found.key), found.size, found.etag, modified_at, found.sequencer.lower(),
-        found.content_type, found.version_id or None,
+        found.content_type, found.version_id or None, metadata,
     )  # fmt: skip
     if not bucket or not info.key:
         raise ValueError("a bucket or a key is empty")
-    return Notification(info, record.name.removeprefix("s3:"), record.source, metadata)
+    return Notification(info, record.name.removeprefix("s3:"), record.source)

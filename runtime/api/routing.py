@@ -148,6 +148,11 @@ class RouteTable:
         self._patterns.sort(key=_order)
         self.endpoints = list(shapes.values())
 
+    def exact(self, method: str, path: str) -> Endpoint | None:
+        """The endpoint of a path without parameters: what most calls mean, found at the least cost."""
+        found = self._exact.get(path)
+        return found.get(method) if found is not None else None
+
     def methods(self, path: str, raw_path: str) -> dict[str, Endpoint]:
         """The endpoints that answer at a path, by method."""
         found = dict(self._exact.get(path, {}))

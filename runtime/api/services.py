@@ -33,6 +33,8 @@ class Limits:
     object_bytes: int = 1 << 40
     wait_s: float = 60.0
     sse_s: float = 0.25
+    stream_idle_s: float = 60.0
+    keep_alive_s: float = 15.0
 
 
 @dataclass(slots=True)

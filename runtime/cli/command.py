@@ -23,7 +23,8 @@ from headrace.runtime.errors import HeadraceError
 COMMANDS = {
     "serve": ("serve:serve", "Run a node that serves the functions in files and folders."),
     "dev": ("serve:dev", "Serve with reload, printing each invocation's log lines as they come."),
-    "invoke": ("invoke:invoke", "Run a function on a payload and print its result."),
+    "invoke": ("invoke:app", "Run a function on a payload, or a sample event, and print its result."),
+    "event": ("event:app", "Print an event as a trigger would give it to its function."),
     "functions": ("functions:functions", "List the functions that the node has loaded, or show one."),
     "invocations": ("invocations:app", "List, show and cancel invocations."),
     "job": ("job:app", "Submit, list, show, redrive and cancel jobs."),

@@ -2,21 +2,36 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.runtime.cli.command import group
+from headrace.runtime.cli.event import OF_ITS_OWN, make_event, read_options
 from headrace.runtime.cli.options import AsJson, Token, Url, connect, read_document
 
-POLL_S = 20.0
+if TYPE_CHECKING:
+    from headrace.runtime.client.client import Client
+
+app = group()
 
 
+@app.command("invoke", context_settings=OF_ITS_OWN)
 def invoke(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="The function's name, APP.NAME.")],
     payload: Annotated[
         str,
         typer.Option("--payload", "-p", metavar="JSON|@FILE|-", help="The event; - reads standard input."),
     ] = "null",
+    event: Annotated[
+        str | None,
+        typer.Option(
+            "--event",
+            metavar="KIND",
+            help="A sample event instead: upload, schedule, http. Say more of it behind the name.",
+        ),
+    ] = None,
     asynchronous: Annotated[
         bool, typer.Option("--async", help="Have it accepted, print its id, and return.")
     ] = False,
@@ -39,7 +54,11 @@ def invoke(
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", help="Its concurrency key, instead of the function's own choice (async)."),
+        typer.Option(
+            "--key",
+            help="Its concurrency key, instead of the function's own choice (async); of an upload's --event,"
+            " the object's key.",
+        ),
     ] = None,
     idempotency_ttl: Annotated[
         str | None,
@@ -54,7 +73,15 @@ def invoke(
     Without --async or --wait the call is synchronous: it is made at most once, and waits for as long as the
     function may run.
     """
-    data = read_document(payload)
+    said = context.args
+    if event is None:
+        if said:
+            raise typer.BadParameter(f"there is no {said[0]}; what is said of an event needs --event")
+        data = read_document(payload)
+    elif payload != "null":
+        raise typer.BadParameter("--payload and --event exclude each other")
+    elif key is not None:
+        said, key = ["--key", key, *said], None
     ttl_s = None
     if idempotency_ttl is not None:
         from headrace.runtime.model.size import read_duration
@@ -64,6 +91,8 @@ def invoke(
         delay or priority is not None or tag or idempotency_key is not None or ttl_s or key is not None
     )
     with connect(url, token) as client:
+        if event is not None:
+            data = json.dumps(_sampled(client, name, event, said)).encode()
         if not (asynchronous or wait or options):
             _show(client.backend.invoke(name, data, wait=timeout), as_json)
             return
@@ -85,6 +114,21 @@ def invoke(
             _show_value({"invocation_id": id}, as_json)
         else:
             print(id)
+
+
+def _sampled(client: "Client", function: str, kind: str, said: list[str]) -> dict[str, Any]:
+    """The event; that of an upload is about the object as it is, if there is one."""
+    triggers = client.function(function)["triggers"]
+    options = read_options(said)
+    made = make_event(kind, options, function=function, triggers=triggers)
+    if "Records" in made:
+        from headrace.runtime.model.event import UploadEvent
+
+        url, present = UploadEvent(made).url, {"size", "etag"}.isdisjoint(options)
+        for found in client.list_objects(url, limit=1) if present else ():
+            if url.endswith(f"/{found['key']}"):
+                made["Records"][0]["s3"]["object"] |= {"size": found["size"], "eTag": found["etag"]}
+    return made
 
 
 def _show(result: bytes, as_json: bool) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headrace.runtime.client.client import Client, worker_client
     from headrace.runtime.client.future import InvocationFuture
     from headrace.runtime.client.job import JobHandle
+    from headrace.runtime.client.streamed import Streamed
 
 __all__ = [
     "Answer",
@@ -25,6 +26,7 @@ __all__ = [
     "InvocationFuture",
     "JobHandle",
     "Stream",
+    "Streamed",
     "SubmitOptions",
     "WaitTimeout",
     "worker_client",
@@ -40,6 +42,7 @@ _HOMES = {
     "InvocationFuture": "future",
     "JobHandle": "job",
     "Stream": "backend",
+    "Streamed": "streamed",
     "SubmitOptions": "backend",
     "WaitTimeout": "answer",
     "worker_client": "client",

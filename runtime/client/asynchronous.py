@@ -11,14 +11,18 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
+
+from headrace.runtime.client.streamed import Streamed
 
 if TYPE_CHECKING:
     from headrace.runtime.client.backend import Backend
+    from headrace.runtime.client.client import Client
     from headrace.runtime.client.future import InvocationFuture
 
 T = TypeVar("T")
 Json = dict[str, Any]
+Way = Literal["bytes", "lines", "items", "events"]
 
 
 class AsyncClient:
@@ -61,6 +65,12 @@ class AsyncClient:
     async def invoke(self, name: str, payload: object = None, *, timeout_s: float | None = None) -> Any:
         """Run a function and return its result."""
         return await self._run(self._client.invoke, name, payload, timeout_s=timeout_s)
+
+    def stream(self, name: str, payload: object = None, *, of: Way = "bytes") -> AsyncIterator[Any]:
+        """What a function streams, as it comes: `bytes`, or its `lines`, `items` (of lines of JSON) or
+        `events`.
+        """
+        return self._iterate(lambda: _streamed(self._client, name, payload, of))
 
     async def submit(
         self,
@@ -227,6 +237,17 @@ class AsyncClient:
                 yield item
         finally:
             self._threads.submit(close)
+
+
+def _streamed(client: "Client", name: str, payload: object, of: Way) -> Iterator[Any]:
+    with client.stream(name, payload) as answer:
+        ways: dict[Way, Callable[[Any], Iterator[Any]]] = {
+            "bytes": iter,
+            "lines": Streamed.lines,
+            "items": Streamed.items,
+            "events": Streamed.events,
+        }
+        yield from ways[of](answer)
 
 
 class AsyncJob:

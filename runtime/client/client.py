@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headrace.runtime.client.future import InvocationFuture
     from headrace.runtime.client.job import JobHandle
     from headrace.runtime.client.map import Progress
+    from headrace.runtime.client.streamed import Streamed
     from headrace.runtime.clock import Clock
 
 PAGE = 200
@@ -111,6 +112,26 @@ class Client:
         Throttled, and WaitTimeout.
         """
         return json.loads(self.backend.invoke(name, encode_payload(payload), wait=timeout_s))
+
+    def stream(self, name: str, payload: object = None) -> "Streamed":
+        """Run a function and read its answer as it comes: `with client.stream("app.name") as answer: …`.
+
+        `timeout_s` of the client bounds the wait for the beginning and between two pieces. Raises as `invoke`
+        does until the answer has begun, and StreamBroken, while it is read, when it breaks off.
+        """
+        from headrace.runtime.client.streamed import Streamed
+
+        path = f"/v1/functions/{segment(name)}/invoke"
+        found = self.backend.stream(
+            "POST", path, query={"mode": "stream"}, body=encode_payload(payload),
+            headers={"Content-Type": "application/json"},
+        )  # fmt: skip
+        answer = Streamed(found)
+        if found.status >= 400 and found.headers.get("content-type") == "application/json":
+            with answer:
+                body = b"".join(answer)
+            refuse(found.status, found.headers, body)
+        return answer
 
     def submit(
         self,

@@ -140,18 +140,34 @@ class Coordinator:
         that submits it, recorded in the same step. Raises UnknownFunction, InvalidFunction, NoSuchObject,
         NoSuchBucket, or what refused a write.
         """
+        ids = [self._ids.next() if id is None else id]
+        [shown] = await self.submit_all(function, [given], ids=ids, tags=tags, before=before, version=version)
+        return shown
+
+    async def submit_all(
+        self,
+        function: str,
+        inputs: Sequence[Mapping[str, Any]],
+        *,
+        ids: Sequence[int],
+        tags: str | None = None,
+        before: Sequence[Write] = (),
+        version: str = "",
+    ) -> list[str]:
+        """`submit` a job for each of the inputs, under these ids: all of them, or none."""
         spec = self._dispatcher.spec(function)
         if spec.job is None:
             raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
-        given = await self._checked(function, spec, given)
-        if id is None:
-            id = self._ids.next()
+        checked = [await self._checked(function, spec, given) for given in inputs]
         now = self._clock.now()
-        first = self._plan_invocation(id, function, spec, given, now=now)
-        put = JobPut(id, function, spec.job, dict(given), now, tags, version)
-        self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
-        await self._dispatcher.accept([first], before=[*before, put])
-        return show_id(id)
+        firsts: list[Put] = []
+        puts: list[JobPut] = []
+        for id, given in zip(ids, checked, strict=True):
+            firsts.append(self._plan_invocation(id, function, spec, given, now=now))
+            puts.append(JobPut(id, function, spec.job, dict(given), now, tags, version))
+            self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
+        await self._dispatcher.accept(firsts, before=[*before, *puts])
+        return [show_id(put.id) for put in puts]
 
     async def submit_failed(
         self,

@@ -13,7 +13,9 @@ class Attempt(msgspec.Struct, gc=False):
 
     `payload` is JSON; when `payload_ref` is set the worker reads the payload from that object instead.
     `timeout_s` and `memory_bytes` are its limits, `urgent` marks a caller who waits (it is never placed
-    behind work that may take long). `estimate_s` is the pool's own: what it expects the attempt to take.
+    behind work that may take long). With `credit` its result may come as a stream, of which so many bytes may
+    be under way; with 0 a stream is gathered into one result. `estimate_s` is the pool's own: what it
+    expects the attempt to take.
     """
 
     token: int
@@ -25,6 +27,7 @@ class Attempt(msgspec.Struct, gc=False):
     memory_bytes: int
     payload_ref: str | None = None
     urgent: bool = False
+    credit: int = 0
     estimate_s: float = 0.0
 
 

@@ -35,7 +35,6 @@ from headrace.runtime.errors import InvalidBucketName, InvalidSettings, NoSuchOb
 from headrace.runtime.objects.folder_file import (
     UnchangedFile,
     check_content_type,
-    content_type_of,
     describe,
     etag_of,
 )
@@ -125,7 +124,7 @@ class FolderStore:
         _check_unversioned(bucket, key, version_id)
         descriptor, status = self._open_file(bucket, key)
         try:
-            return describe(bucket, key, status, content_type=content_type_of(descriptor, key))
+            return describe(bucket, key, status, descriptor=descriptor)
         finally:
             os.close(descriptor)
 

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING
 
 from headrace.runtime.errors import PreconditionFailed
 from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.trail import NAME as TRAIL
+from headrace.runtime.objects.trail import Trail
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _CONTENT_TYPE_ATTRIBUTE = b"user.headrace.content_type"
+_TRAIL_ATTRIBUTE = b"user.headrace.trail"
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,255}")
 _READ_ALL_BYTES = 8 << 20
 
 
-def describe(bucket: str, key: str, status: os.stat_result, *, content_type: str | None = None) -> ObjectInfo:
+def describe(bucket: str, key: str, status: os.stat_result, *, descriptor: int | None = None) -> ObjectInfo:
+    """The object of a file; with what was given along with it when it is open as `descriptor`."""
     return ObjectInfo(
         bucket,
         key,
@@ -30,7 +34,9 @@ def describe(bucket: str, key: str, status: os.stat_result, *, content_type: str
         etag_of(status),
         status.st_mtime_ns / 1e9,
         f"{max(status.st_mtime_ns, 0):016x}",
-        content_type,
+        None if descriptor is None else content_type_of(descriptor, key),
+        None,
+        None if descriptor is None else metadata_of(descriptor),
     )
 
 
@@ -52,6 +58,21 @@ def content_type_of(descriptor: int, key: str) -> str | None:
 def type_of_name(key: str) -> str | None:
     """The content type that a key's ending suggests."""
     return _types().get(os.path.splitext(key)[1].lower())
+
+
+def metadata_of(descriptor: int) -> dict[str, str]:
+    """What was given along with the object; of that, a folder keeps the trail only."""
+    if hasattr(os, "getxattr"):
+        with suppress(OSError, UnicodeDecodeError):
+            return {TRAIL: os.getxattr(descriptor, _TRAIL_ATTRIBUTE).decode()}
+    return {}
+
+
+def remember_trail(descriptor: int, trail: Trail) -> None:
+    """Store the trail with the file, on file systems with extended attributes; on others it is lost."""
+    if hasattr(os, "setxattr"):
+        with suppress(OSError):
+            os.setxattr(descriptor, _TRAIL_ATTRIBUTE, str(trail).encode())
 
 
 def check_content_type(content_type: str | None) -> str | None:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from headrace.runtime.errors import InvalidKey, PreconditionFailed
-from headrace.runtime.objects.folder_file import content_type_of, describe, etag_of, remember_content_type
+from headrace.runtime.objects.folder_file import describe, etag_of, remember_content_type, remember_trail
 from headrace.runtime.objects.folder_tree import (
     DEPTH_MAX,
     TEMPORARY,
@@ -30,6 +30,7 @@ from headrace.runtime.objects.folder_tree import (
 )
 from headrace.runtime.objects.key import file_names
 from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.trail import present_trail
 
 _LEFT_BEHIND_AFTER_NS = 24 * 3600 * 10**9
 _MADE_UP_DATE_NS = 10**9
@@ -66,6 +67,8 @@ class FolderUpload:
             self._upload = _open_hidden(self._tree, self._bucket)
         if self._content_type is not None:
             remember_content_type(self._upload[0], self._content_type)
+        if (trail := present_trail()) is not None:
+            remember_trail(self._upload[0], trail)
         return self
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
@@ -122,7 +125,7 @@ class FolderUpload:
             else:
                 break
         status = os.fstat(descriptor)
-        return describe(self._bucket, self._key, status, content_type=content_type_of(descriptor, self._key))
+        return describe(self._bucket, self._key, status, descriptor=descriptor)
 
     @contextmanager
     def _open_parent(self) -> Iterator[int]:

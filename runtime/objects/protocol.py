@@ -6,7 +6,7 @@ be pickled or carried over a fork.
 """
 
 import builtins
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import BinaryIO, Literal, Protocol, Self, runtime_checkable
 
@@ -33,6 +33,8 @@ class ObjectInfo(msgspec.Struct, frozen=True):
             second and what a listing says to a millisecond.
         content_type: None where it is unknown, and in listings, which do not carry it.
         version_id: None in an unversioned bucket, and in listings.
+        metadata: what was given along with the object, by lower-case names; None where it is unknown, and in
+            listings. A folder keeps nothing of it but Headrace's own.
     """
 
     bucket: str
@@ -43,6 +45,7 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     sequencer: str
     content_type: str | None = None
     version_id: str | None = None
+    metadata: Mapping[str, str] | None = None
 
 
 class ObjectWriter(Protocol):
@@ -208,6 +211,14 @@ class ObjectServer(Protocol):
         """The states of one key that a versioned bucket still has, newest first, at most 1,000; the present
         one of an unversioned bucket.
         """
+
+
+@runtime_checkable
+class Tagged(Protocol):
+    """An ObjectStore that keeps tags beside objects."""
+
+    def tags(self, bucket: str, key: str, *, version_id: str | None = None) -> dict[str, str]:
+        """The tags of an object. Raises: NoSuchObject."""
 
 
 class BucketNotEmpty(Conflict):

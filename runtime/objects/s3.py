@@ -40,7 +40,7 @@ from headrace.runtime.objects.protocol import LINK_S, LINK_S_MAX, LIST_LIMIT_MAX
 from headrace.runtime.objects.s3_connection import RETRIES, SILENCE_S, Answer, S3Connection
 from headrace.runtime.objects.s3_endpoint import S3Endpoint
 from headrace.runtime.objects.s3_listing import PAGE_MAX, objects_in_order
-from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page
+from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page, parse_tags
 from headrace.runtime.objects.s3_reader import S3Reader
 from headrace.runtime.objects.s3_refusal import is_about_key, raise_refusal
 from headrace.runtime.objects.s3_signature import Credentials
@@ -122,6 +122,14 @@ class S3Store:
             raise_refusal(self.connection, bucket, key, answer)
         size = int(answer.headers.get("content-length", "0"))
         return from_headers(bucket, key, answer.headers, size=size)
+
+    def tags(self, bucket: str, key: str, *, version_id: str | None = None) -> dict[str, str]:
+        """The tags of an object. Raises: NoSuchObject."""
+        query = {"tagging": "", **_version(version_id)}
+        answer = self.connection.request("GET", _path(bucket, key), query=query)
+        if not answer.ok:
+            raise_refusal(self.connection, bucket, key, answer)
+        return parse_tags(answer.data)
 
     def open(
         self,

@@ -15,6 +15,7 @@ import msgspec
 from headrace.runtime.objects.protocol import ObjectInfo
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_META = "x-amz-meta-"
 _UNKNOWN_TYPE = "binary/octet-stream"  # what servers say where none was given
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -39,6 +40,11 @@ def from_headers(bucket: str, key: str, headers: Mapping[str, str], *, size: int
         _sequencer(changed),
         None if content_type == _UNKNOWN_TYPE else content_type,
         headers.get("x-amz-version-id"),
+        {
+            name[len(_META) :].lower(): text
+            for name, text in headers.items()
+            if name[: len(_META)].lower() == _META
+        },
     )
 
 
@@ -69,6 +75,16 @@ def parse_buckets(data: bytes) -> Iterator[str]:
             for child in element:
                 if child.tag.rpartition("}")[2] == "Name" and child.text:
                     yield child.text
+
+
+def parse_tags(data: bytes) -> dict[str, str]:
+    """The answer to GetObjectTagging."""
+    tags = {}
+    for element in ElementTree.fromstring(data).iter():
+        if element.tag.rpartition("}")[2] == "Tag":
+            of = {child.tag.rpartition("}")[2]: child.text or "" for child in element}
+            tags[of.get("Key", "")] = of.get("Value", "")
+    return tags
 
 
 def parse_field(data: bytes, name: str) -> str:

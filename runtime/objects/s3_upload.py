@@ -18,6 +18,8 @@ from headrace.runtime.objects.s3_connection import Answer, Body, S3Connection
 from headrace.runtime.objects.s3_errors import ConditionalWritesUnsupported, ObjectServerUnavailable
 from headrace.runtime.objects.s3_object import etag_in, from_headers, parse_field
 from headrace.runtime.objects.s3_refusal import raise_refusal
+from headrace.runtime.objects.trail import NAME as TRAIL
+from headrace.runtime.objects.trail import present_trail
 
 PART_BYTES = 8 << 20
 _SAME_SIZE_PARTS = 1_000
@@ -189,6 +191,8 @@ class S3Upload:
 
     def _describing(self, *, marked: bool) -> dict[str, str]:
         headers = {} if self._content_type is None else {"content-type": self._content_type}
+        if (trail := present_trail()) is not None:
+            headers[f"x-amz-meta-{TRAIL}"] = str(trail)
         if marked:
             self._mark = self._mark or secrets.token_hex(8)
             headers[_MARK] = self._mark

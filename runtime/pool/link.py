@@ -19,6 +19,7 @@ from headrace.runtime.model.attempt import Attempt
 from headrace.runtime.pool import capture
 from headrace.runtime.pool.frame import FrameReader, decode, pack
 from headrace.runtime.pool.page import BASE_ANON, BEGUN, Page
+from headrace.runtime.pool.reading import Reading
 
 ITEMS_MAX = 512
 BYTES_MAX = 4 << 20
@@ -55,6 +56,7 @@ class Link:
         done: items that were reported as run.
         closing: nothing more may be placed here; `retired`: its pool counts it no more, and only waits for
             its end.
+        reading: the last stream that the worker has begun, whether or not it has ended.
         damaged: user code has written into the stream or the page, and neither says anything any more.
         revoked: what was not begun has been taken back; nothing may be placed until `drained`.
     """
@@ -76,6 +78,7 @@ class Link:
         self.dirty = False
         self.condemned: set[int] = set()
         self.doom: Doom | None = None
+        self.reading: Reading | None = None
         self.last_sign = (0, 0)
         self.last_sign_at = born_at
         self.idle_since = born_at
@@ -83,7 +86,7 @@ class Link:
         self.measured_at_done = 0
         self._next_seq = 1
         self._seen_seq = 0
-        self._groups: list[tuple[str, float, int, list[Any]]] = []
+        self._groups: list[tuple[str, float, int, int, list[Any]]] = []
         self._unsent = bytearray()
         self._reader = FrameReader()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,15 +134,16 @@ class Link:
         item = (seq, attempt.invocation_id, attempt.attempt, attempt.payload, attempt.payload_ref)
         groups = self._groups
         if groups:
-            function, timeout_s, memory_bytes, items = groups[-1]
+            function, timeout_s, memory_bytes, credit, items = groups[-1]
             if (
                 function == attempt.function
                 and timeout_s == attempt.timeout_s
                 and memory_bytes == attempt.memory_bytes
+                and credit == attempt.credit
             ):
                 items.append(item)
                 return
-        groups.append((attempt.function, attempt.timeout_s, attempt.memory_bytes, [item]))
+        groups.append((attempt.function, attempt.timeout_s, attempt.memory_bytes, attempt.credit, [item]))
 
     def take(self, seq: int) -> Attempt | None:
         """Let go of an item that has been reported on; None when it is not held (any more)."""
@@ -181,6 +185,21 @@ class Link:
             return
         frame = pack(self._groups)
         self._groups = []
+        self._write(frame)
+
+    def open_stream(self, seq: int, head: Any) -> Reading:
+        """The worker begins to stream the result of an item."""
+        self.reading = Reading(seq, head, say=self._say, close=self._close_stream)
+        return self.reading
+
+    def _say(self, message: Any) -> None:
+        self._write(pack(message))
+
+    def _close_stream(self, seq: int) -> None:
+        self.page.close_stream(seq)
+        self._say({"seq": seq, "credit": 0})  # wakes a worker that waits for credit, or whose function waits
+
+    def _write(self, frame: bytes) -> None:
         if self._unsent:
             self._unsent += frame
             return
@@ -192,8 +211,9 @@ class Link:
             return  # the worker is gone; its end is reported by the zygote
         reach("send")
         if sent < len(frame):
+            if self._loop is None:
+                return  # nothing that it says is listened to any more
             self._unsent += memoryview(frame)[sent:]
-            assert self._loop is not None
             self._loop.add_writer(self._wire.fileno(), self._send_rest)
             self._watching_writes = True
 

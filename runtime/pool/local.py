@@ -250,10 +250,8 @@ class LocalPool:
                 if type(message) is list:
                     self._settle(link, message, reports)
                 else:
-                    held = link.held.get(message["seq"])
-                    if held is not None:
-                        self._events.progress(held.token, message["progress"])
-        except (FrameTooLarge, msgspec.DecodeError, KeyError, TypeError, IndexError):
+                    self._hear(link, message)
+        except (FrameTooLarge, msgspec.DecodeError, KeyError, TypeError, IndexError, ValueError):
             # Only user code that writes into descriptors it does not own can do this. What was running pays.
             _log.error("a worker's stream is damaged; the worker is ended", worker=link.number)
             link.damaged = link.closing = True
@@ -262,6 +260,20 @@ class LocalPool:
             self._end_worker(link, Means.KILL)
         if not link.held:
             self._emptied(link)
+
+    def _hear(self, link: Link, message: dict[str, Any]) -> None:
+        """What a worker says of the item that it runs: a piece of its stream, or how far it is."""
+        seq = message["seq"]
+        held = link.held.get(seq)
+        if held is None:
+            return
+        if "piece" in message:
+            if link.reading is not None and link.reading.seq == seq:
+                link.reading.feed(message["piece"])
+        elif "head" in message:
+            self._events.stream(held.token, link.open_stream(seq, message["head"]))
+        else:
+            self._events.progress(held.token, message["progress"])
 
     def _settle_unsent(self, link: Link, reports: list[Report], *, dead: bool = True) -> None:
         """Save the results that a worker, dead or busy with a long item, has finished and not sent."""
@@ -713,6 +725,11 @@ class LocalPool:
             self._report(reports)
         if any(link.held for link in self._links.values()):
             await self._either(asyncio.ensure_future(self._quiet.wait()), grace_s)
+        streams = [link.reading for link in self._links.values() if link.reading is not None and link.held]
+        if streams:
+            for reading in streams:  # their functions may clean up; harmless for what has ended
+                reading.cut_off()
+            await self._either(asyncio.ensure_future(self._quiet.wait()), self._watch.kill_grace_s)
         if self._control is not None:
             if serving and not self._control_gone.is_set():
                 self._control.stop()

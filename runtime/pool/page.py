@@ -30,7 +30,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-BEGUN, STARTED, REVOKE, DOOMED, BASE_ANON, GENERATION, PUBLISHED = range(7)
+BEGUN, STARTED, REVOKE, DOOMED, BASE_ANON, GENERATION, PUBLISHED, CLOSED = range(8)
 WORDS = 8
 RESULTS_AT = WORDS * 8
 PAGE_BYTES = 128 << 10
@@ -128,6 +128,10 @@ class Page:
     def doom(self, seq: int) -> None:
         """Name the item that a coming SIGTERM is meant for."""
         self.words[DOOMED] = seq
+
+    def close_stream(self, seq: int) -> None:
+        """Say that nobody reads what the item `seq` streams any more; its worker looks after each piece."""
+        self.words[CLOSED] = seq
 
     def lift(self) -> None:
         """End a revocation; only when the worker has reported on everything it was sent."""

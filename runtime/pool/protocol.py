@@ -11,20 +11,28 @@ import msgspec
 
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.spec import Manifest
+from headrace.runtime.pool.reading import Reading
 
 OnReports = Callable[[Sequence[Report]], None]
 OnRoom = Callable[[], None]
 OnProgress = Callable[[int, dict[str, Any]], None]
+OnStream = Callable[[int, Reading], None]
+
+
+def _unread(token: int, reading: Reading) -> None:
+    reading.abandon()
 
 
 class PoolEvents(msgspec.Struct):
     """What a pool calls, on the event loop: outcomes, room for more attempts, a function's own progress (by
-    token).
+    token), and the stream that an attempt with credit has begun. Whoever is given a stream tells it how its
+    attempt ended.
     """
 
     reports: OnReports
     room: OnRoom
     progress: OnProgress
+    stream: OnStream = _unread
 
 
 class Pool(Protocol):

@@ -58,7 +58,7 @@ class Watch:
     """
 
     def __init__(self, *, kill_grace_s: float, recycle_growth_bytes: int) -> None:
-        self._kill_grace_s = kill_grace_s
+        self.kill_grace_s = kill_grace_s
         self._recycle_growth_bytes = recycle_growth_bytes
         self._table = process.ProcessTable()
 
@@ -82,6 +82,8 @@ class Watch:
             return self.next_means(link.doom, now) if now >= link.doom.next_at else None
         if seq in link.condemned:
             link.doom = doom_by_wish(seq)
+        elif link.reading is not None and link.reading.overstays(seq, now, self.kill_grace_s):
+            link.doom = doom_by_wish(seq)  # its caller has gone, and it goes on
         elif now - started > attempt.timeout_s:
             link.doom = doom_by_time(seq, attempt.function, attempt.timeout_s)
         elif measure:
@@ -97,7 +99,7 @@ class Watch:
     def next_means(self, doom: Doom, now: float) -> Means:
         """The next stronger means against what is doomed."""
         means = Means[doom.means.pop(0)] if len(doom.means) > 1 else Means[doom.means[0]]
-        doom.next_at = now + (self._kill_grace_s if means is Means.TERMINATE else ESCALATE_S)
+        doom.next_at = now + (self.kill_grace_s if means is Means.TERMINATE else ESCALATE_S)
         return means
 
     def overdue(self, link: Link, now: float) -> bool:

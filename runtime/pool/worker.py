@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import CoroutineType, FrameType
@@ -25,6 +26,7 @@ from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPaylo
 from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.objects.key import SYSTEM_BUCKET
+from headrace.runtime.objects.trail import follow_trail, leave_trail
 from headrace.runtime.pool import capture, limits, process
 from headrace.runtime.pool.code import Entry, Setup, plain_streams, show_log_records
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
@@ -42,6 +44,7 @@ from headrace.runtime.pool.page import (
     Page,
     fence,
 )
+from headrace.runtime.pool.pump import STREAMS, Pump, pieces_of
 from headrace.runtime.pool.result import encode_result
 
 FLUSH_AFTER_S = 0.001
@@ -54,6 +57,9 @@ _RECEIVE_BYTES = 128 << 10
 _ARRAY32 = b"\xdd"
 
 _decode_payload = msgspec.json.Decoder().decode
+
+_NOT_YET = STREAMS | {CoroutineType}
+"""What a function may return that is not its result yet."""
 
 
 class TimedOut(BaseException):
@@ -96,27 +102,43 @@ class Worker:
         self._count = 0
         self._flushed_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._reader = FrameReader()
+        self._heard: deque[list[Any]] = deque()  # what the node has sent and is still to be run
+        self._pump: Pump | None = None
 
     def run(self) -> NoReturn:
         """Serve until the node closes the socket, then end the process."""
         signal.signal(signal.SIGTERM, self._on_term)
         os.register_at_fork(after_in_child=self._in_forked_child)
         self._page.words[BASE_ANON] = limits.anonymous_bytes(os.getpid())
-        reader = FrameReader()
-        receive = self._wire.recv
+        heard = self._heard
         while True:
-            data = receive(_RECEIVE_BYTES)
-            if not data:
-                os._exit(0)
-            for groups in reader.feed(data):
+            self._hear(True)
+            while heard:
                 reach("start")
                 self._flushed_at = time.monotonic()
-                for function, timeout_s, memory_bytes, items in groups:
-                    self._run_group(function, timeout_s, memory_bytes, items)
+                for function, timeout_s, memory_bytes, credit, items in heard.popleft():
+                    self._run_group(function, timeout_s, memory_bytes, credit, items)
                 if self._count:
                     self._flush()
 
-    def _run_group(self, function: str, timeout_s: float, memory_bytes: int, items: list[Any]) -> None:
+    def _hear(self, wait: bool) -> None:
+        """Take in what the node has sent: work, which is run in its turn, or credit for what streams now."""
+        try:
+            data = self._wire.recv(_RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if not data:
+            os._exit(0)
+        for message in self._reader.feed(data):
+            if message.__class__ is list:
+                self._heard.append(message)
+            elif self._pump is not None and message["seq"] == self._page.words[BEGUN]:
+                self._pump.credit += message["credit"]
+
+    def _run_group(
+        self, function: str, timeout_s: float, memory_bytes: int, credit: int, items: list[Any]
+    ) -> None:
         """Run items of one function, in order. The cost of a call that does nothing is the cost of this
         loop."""
         entry = self._entries.get(function)
@@ -144,9 +166,12 @@ class Worker:
                         payload = self._fetch(payload_ref)
                     if armed:
                         reach("run.before")
-                    value = entry(_decode(payload), context)
-                    if value.__class__ is CoroutineType:
-                        value = self._await(value)
+                    event = _decode(payload)
+                    if event.__class__ is dict and "Records" in event:
+                        follow_trail(event, function)
+                    value = entry(event, context)
+                    if value.__class__ in _NOT_YET:
+                        value = self._finish(value, seq, credit)
                     if forked:
                         os._exit(0)
                     if armed:
@@ -169,7 +194,8 @@ class Worker:
                 reals[STARTED] = 0.0
                 data, ref = b"", None
                 kind, failure = "timeout", {"code": FunctionTimeout.code, "message": "its time was over"}
-            value = None
+            value = event = None
+            leave_trail()
             ended = monotonic()
             try:
                 flush_out()
@@ -279,6 +305,30 @@ class Worker:
         key = f"results/{show_id(invocation_id)}/{attempt}.json"
         self._tools.objects.put(SYSTEM_BUCKET, key, data)
         return b"", f"s3://{SYSTEM_BUCKET}/{key}"
+
+    def _finish(self, value: Any, seq: int, credit: int) -> Any:
+        """The result of what a function has only begun: a coroutine, or a stream, whose pieces go to the node
+        when there is credit for them, and else are a list.
+        """
+        if value.__class__ is CoroutineType:
+            value = self._await(value)
+        if value.__class__ not in STREAMS:
+            return value
+        if not credit:
+            value = pieces_of(value)
+            return self._await(value) if value.__class__ is CoroutineType else value
+        self._flush()  # what was done before must not wait for the end of the stream
+        self._pump = pump = Pump(
+            seq, credit, page=self._page, send=self._send, hear=self._hear, wire=self._wire.fileno()
+        )
+        try:
+            rest = pump.run(value)
+            if rest is not None:
+                self._await(rest)
+        finally:
+            self._pump = None
+            self._flushed_at = 0.0  # its end leaves at once, behind its last piece
+        return None
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run an async function to its end on this worker's own event loop; what it left running is

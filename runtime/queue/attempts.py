@@ -13,7 +13,7 @@ import msgspec
 from headrace.runtime.model.invocation import Claim
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.queue.lane import Flow, Lane
-from headrace.runtime.queue.ports import AttemptPool
+from headrace.runtime.queue.ports import AttemptPool, CallStream
 
 
 class Held(msgspec.Struct, gc=False, eq=False):
@@ -34,7 +34,10 @@ class Held(msgspec.Struct, gc=False, eq=False):
     cancelled: bool = False
     """It was told to stop: however its attempt ends, it does not wait again."""
     payload: bytes = b""
+    credit: int = 0
     progress: dict[str, Any] | None = None
+    stream: CallStream | None = None
+    """What a synchronous call has begun to stream."""
 
 
 class Attempts:
@@ -140,6 +143,22 @@ class Attempts:
         held = self.held.get(token)
         if held is not None:
             held.progress = told
+
+    def opened(self, token: int, stream: CallStream) -> None:
+        """A call begins to stream its result: its caller gets the stream in the place of an outcome."""
+        held = self.held.get(token)
+        if held is None or held.future is None or held.future.done():
+            stream.abandon()
+            return
+        stream.invocation_id = held.id
+        held.stream = stream
+        held.future.set_result(stream)
+
+    def close_event_streams(self) -> None:
+        """End the streams whose callers come again by themselves."""
+        for held in self.held.values():
+            if held.stream is not None and held.stream.events:
+                held.stream.close()
 
     def progress_of(self, id: int) -> dict[str, Any] | None:
         """How far a running invocation said it is."""

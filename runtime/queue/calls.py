@@ -18,7 +18,7 @@ from headrace.runtime.queue.lane import FunctionGate
 
 WAITING_MAX = 10_000
 
-Begin = Callable[[FunctionSpec, int, bytes, "asyncio.Future[Outcome]"], bool]
+Begin = Callable[[FunctionSpec, int, bytes, "asyncio.Future[Any]", int], bool]
 """Give a call to the pool; False when there is no room for it now."""
 
 
@@ -39,6 +39,7 @@ class _Waiting(msgspec.Struct, gc=False):
     spec: FunctionSpec
     payload: bytes
     future: Any
+    credit: int
 
 
 class Calls:
@@ -63,24 +64,25 @@ class Calls:
         self.waiting: deque[_Waiting] = deque()
         self.counters: dict[str, SyncCounters] = {}
 
-    def call(self, spec: FunctionSpec, id: int, payload: bytes) -> "asyncio.Future[Outcome]":
-        """Run a function now. The future gets the Outcome, or Throttled when no worker was free in time.
+    def call(self, spec: FunctionSpec, id: int, payload: bytes, credit: int = 0) -> "asyncio.Future[Any]":
+        """Run a function now. The future gets the Outcome, or Throttled when no worker was free in time; with
+        `credit` it may get a stream.
 
         Raises Throttled at once when the function may not run, or too many callers wait.
         """
         loop = self._loop
         if loop is None:  # asking for it costs a system call each time
             loop = self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         counters = self.counters.get(spec.name)
         if counters is None:
             counters = self.counters[spec.name] = SyncCounters()
         counters.invoked += 1
-        if self.waiting or not self._begin(spec, id, payload, future):
+        if self.waiting or not self._begin(spec, id, payload, future, credit):
             if len(self.waiting) >= WAITING_MAX or spec.reserved_concurrency == 0:
                 counters.throttled += 1
                 raise Throttled(f"no worker is free for {spec.name}", 1.0)
-            self._wait(spec, id, payload, future)
+            self._wait(spec, id, payload, future, credit)
         return future
 
     def serve(self) -> None:
@@ -90,14 +92,14 @@ class Calls:
             item = self.waiting.popleft()
             if item.future.done():
                 continue
-            if not self._begin(item.spec, item.id, item.payload, item.future):
+            if not self._begin(item.spec, item.id, item.payload, item.future, item.credit):
                 blocked.append(item)
                 if len(blocked) > 64:
                     break
         blocked.extend(self.waiting)
         self.waiting = blocked
 
-    def ended(self, spec: FunctionSpec, id: int, outcome: Outcome, future: "asyncio.Future[Outcome]") -> None:
+    def ended(self, spec: FunctionSpec, id: int, outcome: Outcome, future: "asyncio.Future[Any]") -> None:
         """A call's attempt has ended: answer its caller."""
         counters = self.counters[spec.name]
         if outcome.ok:
@@ -108,10 +110,12 @@ class Calls:
         if not future.done():
             future.set_result(outcome)
 
-    def again(self, spec: FunctionSpec, id: int, payload: bytes, future: "asyncio.Future[Outcome]") -> None:
+    def again(
+        self, spec: FunctionSpec, id: int, payload: bytes, future: "asyncio.Future[Any]", credit: int
+    ) -> None:
         """The worker went away before the call began, which is nobody's fault: another one takes it."""
-        if not future.done() and not self._begin(spec, id, payload, future):
-            self._wait(spec, id, payload, future)
+        if not future.done() and not self._begin(spec, id, payload, future, credit):
+            self._wait(spec, id, payload, future, credit)
 
     def stop(self) -> None:
         """Tell every waiting caller that the node stops."""
@@ -120,9 +124,11 @@ class Calls:
                 item.future.set_exception(NodeStopping("the node is stopping"))
         self.waiting.clear()
 
-    def _wait(self, spec: FunctionSpec, id: int, payload: bytes, future: "asyncio.Future[Outcome]") -> None:
+    def _wait(
+        self, spec: FunctionSpec, id: int, payload: bytes, future: "asyncio.Future[Any]", credit: int
+    ) -> None:
         deadline = self._clock.monotonic() + self._wait_s
-        self.waiting.append(_Waiting(deadline, id, spec, payload, future))
+        self.waiting.append(_Waiting(deadline, id, spec, payload, future, credit))
         if not self._giving_up:
             self._giving_up = True
             self._spawn(self._give_up())

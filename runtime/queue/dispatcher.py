@@ -52,7 +52,7 @@ from headrace.runtime.queue.cancelling import Cancelling
 from headrace.runtime.queue.ending import closure_of, ending_of, stillborn
 from headrace.runtime.queue.ends import End, Ends
 from headrace.runtime.queue.lane import Flow, FunctionGate
-from headrace.runtime.queue.ports import AttemptPool
+from headrace.runtime.queue.ports import AttemptPool, CallStream
 from headrace.runtime.queue.watchers import Watchers
 from headrace.runtime.queue.window import WINDOW, Window
 from headrace.runtime.store.protocol import Closure, Item, QueueStore
@@ -246,6 +246,7 @@ class Dispatcher:
         self._accepting = False
         self._window.open = False
         self._calls.stop()
+        self.attempts.close_event_streams()
 
     async def stop(self) -> None:
         """Hand back what is ready and end. The pool has been stopped before, so that nothing runs."""
@@ -547,6 +548,8 @@ class Dispatcher:
             touched[flow] = None
             flow.running -= 1
             flow.gate.running -= 1
+            if held.stream is not None:
+                outcome = self._stream_ended(held, held.stream, outcome)
             if outcome.output and self._on_output is not None:
                 attempt = claim.attempt if claim is not None else 1
                 self._on_output(held.spec, held.id, attempt, outcome, now)
@@ -588,9 +591,26 @@ class Dispatcher:
         if outcome.kind != "returned":
             self._calls.ended(held.spec, held.id, outcome, held.future)
         elif self._accepting:
-            self._calls.again(held.spec, held.id, held.payload, held.future)
+            self._calls.again(held.spec, held.id, held.payload, held.future, held.credit)
         elif not held.future.done():
             held.future.set_exception(NodeStopping("the node is stopping"))
+
+    def _stream_ended(self, held: Held, stream: CallStream, outcome: Outcome) -> Outcome:
+        """A call that has streamed its result has ended; what went wrong goes to its log, since its caller
+        can only be cut off.
+        """
+        if outcome.kind == "returned":
+            error = {"code": NodeStopping.code, "message": "the node stopped"}
+            outcome = Outcome("cancelled", error=error)
+        stream.ended(outcome)
+        outcome = stream.outcome or outcome
+        if not outcome.ok and not stream.abandoned:
+            error = outcome.error or {}
+            why = error.get("stack") or f"{error.get('message', outcome.kind)}\n"
+            line = f"the stream was broken off: {why}".encode("utf-8", "replace")
+            outcome.output += line
+            outcome.output_bytes += len(line)
+        return outcome
 
     def _bury(self, held: Held, claim: Claim, now: float) -> None:
         settle = stillborn(claim, held.spec, now=now)
@@ -615,12 +635,13 @@ class Dispatcher:
 
     # ---- synchronous calls ----
 
-    def call(self, function: str, payload: bytes) -> asyncio.Future[Outcome]:
+    def call(self, function: str, payload: bytes, *, credit: int = 0) -> asyncio.Future[Any]:
         """Run a function now, past the queue and without a row in the store.
 
-        The future gets the Outcome. Raises UnknownFunction, NodeStopping or, when the function may not run or
-        10,000 callers wait, Throttled at once; the future gets Throttled when no worker was free in
-        `sync_wait_s`.
+        The future gets the Outcome, or Throttled when no worker was free in `sync_wait_s`. With `credit`, the
+        bytes of a stream that may be on their way, it gets the stream (whose `kind` is `stream`) when the
+        function begins one, which else is gathered into one result. Raises UnknownFunction, NodeStopping or,
+        when the function may not run or 10,000 callers wait, Throttled at once.
         """
         spec = self._specs.get(function)
         if spec is None:
@@ -629,7 +650,7 @@ class Dispatcher:
             raise NodeStopping("the node is stopping")
         if self._window.closures:
             self._refuse_closed(spec, payload)
-        return self._calls.call(spec, self._ids.next(), payload)
+        return self._calls.call(spec, self._ids.next(), payload, credit)
 
     def _refuse_closed(self, spec: FunctionSpec, payload: bytes) -> None:
         """Raises RetryAfter when the function, or the key in the payload, is closed."""
@@ -642,18 +663,20 @@ class Dispatcher:
             raise RetryAfter(max(until - self._clock.now(), 0.0))
 
     def _begin_call(
-        self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Outcome]
+        self, spec: FunctionSpec, id: int, payload: bytes, future: asyncio.Future[Any], credit: int
     ) -> bool:
         gate = self._window.gate(spec.name)
         if not gate.open or self._pool is None:
             return False
         self._token = token = self._token + 1
-        attempt = Attempt(token, spec.name, id, 1, payload, spec.timeout_s, spec.memory_bytes, None, True)
+        attempt = Attempt(
+            token, spec.name, id, 1, payload, spec.timeout_s, spec.memory_bytes, None, True, credit
+        )
         if not self._pool.offer(attempt):
             return False
         flow = self._window.flow(spec.name, spec.name)
         held = self.attempts.held[token] = Held(id, spec, flow, None, None, future)
-        held.payload = payload
+        held.payload, held.credit = payload, credit
         flow.running += 1
         gate.running += 1
         if gate.meter is not None:

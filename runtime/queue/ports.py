@@ -36,6 +36,27 @@ class AttemptPool(Protocol):
         """What a running attempt has printed so far."""
 
 
+class CallStream(Protocol):
+    """What a synchronous call streams."""
+
+    invocation_id: int
+    outcome: Outcome | None
+    abandoned: bool
+
+    @property
+    def events(self) -> bool:
+        """Whether its reader comes again by itself when it ends."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Its attempt has ended, and nothing more comes."""
+
+    def close(self) -> None:
+        """Have its function end; what has come is still to be read."""
+
+    def abandon(self) -> None:
+        """Nobody reads it."""
+
+
 class JobSettler(Protocol):
     """What the dispatcher asks about the end of a job's invocation."""
 

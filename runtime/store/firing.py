@@ -93,22 +93,31 @@ def _look_for_overlap(db: Database, write: Fired, queued_at: float | None, now: 
     waits = queued_at is not None and write.cause != "queued"
     if not live and (not waits or write.overlap == "cancel"):
         return
-    left: str | None = None
-    if write.cause != "queued":
-        left = {"skip": "skipped", "queue": "skipped" if waits else "queued"}.get(write.overlap)
+    leaves = write.cause != "queued" and write.overlap in ("skip", "queue")
     raise Refused(
         Overlapping(write.schedule, [show_id(id) for id in live]),
-        _leaving(write, left, now) if left is not None else None,
+        _leaving(write, now) if leaves else None,
     )
 
 
-def _leaving(write: Fired, cause: str, now: float) -> Callable[[Recording], None]:
+def _leaving(write: Fired, now: float) -> Callable[[Recording], None]:
+    """Record of a refused instant that it waits, or that it is skipped."""
+
     def leave(transaction: Recording) -> None:
-        _remember(transaction.db, write, cause, None, now)
-        if cause == "queued":
-            transaction.db.execute(
-                "UPDATE schedule SET queued_at = ? WHERE name = ?", (write.due_at, write.schedule)
-            )
+        db = transaction.db
+        # With the refusal the schedule's row was let go, so that another node may have fired meanwhile.
+        [queued_at] = db.execute(
+            f"SELECT queued_at FROM schedule WHERE name = ?{db.dialect.lock}", (write.schedule,)
+        ).fetchone()
+        known = db.execute(
+            "SELECT cause FROM fired WHERE schedule = ? AND due_at = ?", (write.schedule, write.due_at)
+        ).fetchone()
+        if known is not None:
+            return
+        waits = write.overlap == "queue" and queued_at is None
+        _remember(db, write, "queued" if waits else "skipped", None, now)
+        if waits:
+            db.execute("UPDATE schedule SET queued_at = ? WHERE name = ?", (write.due_at, write.schedule))
 
     return leave
 

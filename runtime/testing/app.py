@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar, cast
@@ -27,9 +28,10 @@ from headrace.runtime.client.payload import encode_payload
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.code import request_for, request_for_app
 from headrace.runtime.embedded import NodeBackend
-from headrace.runtime.errors import InvalidSettings, LoadFailed, WrongState
+from headrace.runtime.errors import BadRequest, InvalidSettings, LoadFailed, WrongState
 from headrace.runtime.loading import Loaded, assemble, load
 from headrace.runtime.model.attempt import Attempt, Report
+from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.spec import FunctionSpec, Manifest
 from headrace.runtime.node import Node, Parts
@@ -39,6 +41,7 @@ from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
+from headrace.runtime.sample import sample_event
 from headrace.runtime.serve import configure_log
 from headrace.runtime.settings import Kept, Settings, function_defaults
 from headrace.runtime.store.protocol import Store
@@ -54,6 +57,8 @@ P = ParamSpec("P")
 
 PLACES = 16
 """Attempts that are held at once in this process; they run one after another."""
+
+_DOWN = "the app under test", "without a node", "do this until it is started, or restarted after a crash"
 
 ATTEMPTS_MAX = 100_000
 """Attempts within one `run_until_idle`: more are taken for functions that call each other for ever."""
@@ -105,13 +110,14 @@ class AppUnderTest:
         **settings: Any,
     ) -> None:
         self.clock = clock or VirtualClock()
-        self.faults = Faults()
+        self.faults = Faults(workers=bool(workers))
         self._code = code
         self._workers = workers
         self._folder = folder
         self._given = settings
         self._data: Path | None = None
         self._depth = 0
+        self._thread: ThreadPoolExecutor | None = None
         self._loop: QuietLoop | None = None
         self._node: Node | None = None
         self._store: WatchedStore | None = None
@@ -120,6 +126,7 @@ class AppUnderTest:
         self._buckets: FaultyBuckets | None = None
         self._notices: Notices | None = None
         self._delivering: asyncio.Task[None] | None = None
+        self._backend: _DrivenBackend | None = None
         self._client: Client | None = None
 
     # ---- life ----
@@ -164,6 +171,9 @@ class AppUnderTest:
         loop, self._loop = self._loop, None
         if loop is not None:
             self._outside(partial(_close, loop))
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
         if self._data is not None and self._folder is None:
             shutil.rmtree(self._data, ignore_errors=True)
 
@@ -186,7 +196,7 @@ class AppUnderTest:
     def objects(self) -> ObjectStore:
         """The buckets."""
         if self._objects is None:
-            raise WrongState("the app under test is not started", "Enter its with block first.")
+            raise WrongState("the app under test", "not started", "show its buckets")
         return self._objects
 
     def put(self, bucket: str, key: str, data: bytes | str) -> ObjectInfo:
@@ -237,6 +247,28 @@ class AppUnderTest:
             self._depth -= 1
         return id
 
+    def sample(self, name: str, kind: str | None = None, **options: Any) -> dict[str, Any]:
+        """An event as a function's trigger would make it now; `kind` says of which, when it has several.
+
+        Options are those of `headrace event`, with `_` for `-`; a list gives one several times. A body that
+        is no text goes as JSON. Nothing happens: give the event to `invoke` or `submit`.
+        """
+        spec = self._spec(name)
+        if kind is None:
+            if not spec.triggers:
+                raise BadRequest(f"{name} has no trigger", "Say which kind of event it is to be.")
+            kind = spec.triggers[0].kind
+        said = {key.replace("_", "-"): _texts(value) for key, value in options.items() if value is not None}
+        assert self._node is not None
+        return sample_event(
+            kind,
+            said,
+            function=name,
+            triggers=[{"kind": each.kind, **each.fields} for each in spec.triggers],
+            moment=self.clock.now(),
+            id=show_id(self._node.ids.next()),
+        )
+
     def submit_job(self, name: str, input: str | Sequence[Any], **options: Any) -> str:
         """Have a job accepted, of an object (`s3://BUCKET/KEY`) or of items, and return its id."""
         return self.client.submit_job(name, input, **options).id
@@ -257,14 +289,14 @@ class AppUnderTest:
             body = encode_payload(json)
             sent.setdefault("content-type", "application/json")
         parts = urlsplit(path)
-        asked = dict(query or {})
-        if parts.query:
-            asked = dict(parse_qsl(parts.query, keep_blank_values=True)) | asked
+        asked = [*parse_qsl(parts.query, keep_blank_values=True), *(query or {}).items()]
         data = body.encode() if isinstance(body, str) else body
         if data is not None:
             sent.setdefault("content-type", "text/plain")
             sent.setdefault("content-length", str(len(data)))
-        found = self.client.backend.request(method, parts.path, query=asked, body=data, headers=sent)
+        if self._backend is None:
+            raise WrongState(*_DOWN)
+        found = self._backend.request(method, parts.path, query=asked, body=data, headers=sent)
         return Reply(found.status, dict(found.headers), found.body)
 
     @property
@@ -273,7 +305,7 @@ class AppUnderTest:
         at once, except what has to wait for time to pass.
         """
         if self._client is None:
-            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+            raise WrongState(*_DOWN)
         return self._client
 
     # ---- what happened ----
@@ -371,7 +403,8 @@ class AppUnderTest:
         if self._notices is not None:
             work = self._notices.deliver(node.services.notifications.tell)
             self._delivering = self._loop.create_task(work)
-        self._client = Client(backend=_DrivenBackend(self, node, self._loop), clock=self.clock)
+        self._backend = _DrivenBackend(self, node, self._loop)
+        self._client = Client(backend=self._backend, clock=self.clock)
 
     def _request(self, settings: Settings) -> bytes:
         defaults = function_defaults(settings)
@@ -437,7 +470,7 @@ class AppUnderTest:
 
     def _stop(self) -> None:
         node, self._node = self._node, None
-        client, self._client = self._client, None
+        client, self._client, self._backend = self._client, None, None
         if client is not None:
             client.close()
         delivering, self._delivering = self._delivering, None
@@ -454,8 +487,8 @@ class AppUnderTest:
         if self._store is not None and self._store.in_hand:
             return True
         if self._workers and self._node is not None:
-            pool = self._node.pool
-            return pool is not None and pool.load()["held"] > 0
+            load = self._node.pool.load() if self._node.pool is not None else {"held": 0, "workers": 1}
+            return load["held"] > 0 or load["workers"] == 0  # none: they are being started
         return False
 
     def drive(self, work: Coroutine[Any, Any, T]) -> T:
@@ -467,7 +500,7 @@ class AppUnderTest:
     def _drive(self, work: Coroutine[Any, Any, T]) -> T:
         if self._node is None or self._loop is None:
             work.close()
-            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+            raise WrongState(*_DOWN)
         task = self._loop.create_task(work)
         end = self.clock.monotonic() + WAIT_S_MAX
         while True:
@@ -508,22 +541,24 @@ class AppUnderTest:
         """Run something that runs the loop: where one runs already, as in an async test, in a thread."""
         if not _is_in_loop():
             return work(*args, **kwargs)
-        with ThreadPoolExecutor(1, thread_name_prefix="headrace-test") as thread:
-            return thread.submit(work, *args, **kwargs).result()
+        if self._thread is None:  # one for all calls: worker processes end with the thread that began them
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="headrace-test")
+        return self._thread.submit(work, *args, **kwargs).result()
 
     # ---- within: looking ----
 
     @property
     def _running(self) -> WatchedStore:
         if self._store is None:
-            raise WrongState("the app under test has no node now", "Call restart() after crash().")
+            raise WrongState(*_DOWN)
         return self._store
 
     def _ask(self, ask: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         return self.drive(ask(cast(Store, self._running)))
 
     def _spec(self, name: str) -> FunctionSpec:
-        assert self._node is not None, "the node crashed; call restart() first"
+        if self._node is None:
+            raise WrongState(*_DOWN)
         return self._node.dispatcher.spec(name)
 
     def _find(self, name: str, status: Status | None = None) -> list[Record]:
@@ -679,6 +714,18 @@ class _SameThread(Executor):
         except BaseException as error:
             done.set_exception(error)
         return done
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [
+        each
+        if isinstance(each, str)
+        else each.isoformat()
+        if isinstance(each, datetime)
+        else msgspec.json.encode(each).decode()
+        for each in values
+    ]
 
 
 def _is_in_loop() -> bool:

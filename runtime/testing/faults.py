@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headrace.runtime.errors import HeadraceError, StoreUnavailable, WorkerCrashed
+from headrace.runtime.errors import BadRequest, HeadraceError, StoreUnavailable, WorkerCrashed
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.write import Write
 from headrace.runtime.objects.memory import MemoryStore
@@ -20,9 +20,14 @@ PLANNED_MAX = 100_000
 
 
 class Faults:
-    """What is to go wrong, in the order in which it was asked for."""
+    """What is to go wrong, in the order in which it was asked for.
 
-    def __init__(self) -> None:
+    `workers` says that functions run in worker processes and buckets are folders: then only the store can be
+    made to fail, and the others raise BadRequest.
+    """
+
+    def __init__(self, *, workers: bool = False) -> None:
+        self._workers = workers
         self._store: deque[HeadraceError | None] = deque()
         self._objects: deque[HeadraceError | None] = deque()
         self._notices: deque[int] = deque()
@@ -54,23 +59,29 @@ class Faults:
 
     def fail_objects(self, times: int = 1, *, after: int = 0, error: HeadraceError | None = None) -> None:
         """Have the buckets refuse `times` reads or writes of objects, as `fail_store` does."""
+        self._check_inside("the buckets are folders")
         self._objects.extend(_plan(times, after, error or StoreUnavailable("the test has the buckets fail")))
 
     def lose_notifications(self, times: int = 1) -> None:
         """Have the next `times` objects come without a notification: only a sweep finds them."""
+        self._check_inside("the buckets are folders")
         self._notices.extend([0] * _checked(times))
 
     def repeat_notifications(self, times: int = 1) -> None:
         """Have the notifications of the next `times` objects come twice."""
+        self._check_inside("the buckets are folders")
         self._notices.extend([2] * _checked(times))
 
     def crash_worker(self, function: str, times: int = 1, *, after: bool = False) -> None:
         """Have the worker die under the next `times` attempts of a function: before it has begun, or `after`
         it has returned and before its result is known.
-
-        With real workers the process is killed while it runs, whatever `after` says.
         """
+        self._check_inside("the function runs in a process of its own, which it can end itself")
         self._crashes.setdefault(function, deque()).extend([after] * _checked(times))
+
+    def _check_inside(self, why: str) -> None:
+        if self._workers:
+            raise BadRequest(f"this fault cannot be made with workers: {why}", "Leave out workers=.")
 
     # ---- asked when it might happen ----
 

@@ -22,6 +22,7 @@ from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
 from headrace.runtime.pool.failure import describe
 from headrace.runtime.pool.protocol import OnProgress, OnReports
+from headrace.runtime.pool.pump import STREAMS, pieces_of
 from headrace.runtime.pool.result import encode_result
 
 Entry = Callable[[Any, Any], Any]
@@ -54,7 +55,8 @@ class InlinePool:
     they were offered.
 
     It is what the dispatcher asks of a pool, with the workers' own contexts, encoding and descriptions of
-    failures, so that a test sees the same outcomes; limits of time and memory are not enforced.
+    failures, so that a test sees the same outcomes; limits of time and memory are not enforced, and a stream
+    is gathered into a list.
 
     Args:
         entries: what runs each function, by full name, as `app.entries()` gives it.
@@ -195,6 +197,8 @@ class InlinePool:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
                 found = self._entries[attempt.function](self._payload(attempt), context)
+                if type(found) in STREAMS:
+                    found = pieces_of(found)
                 if inspect.iscoroutine(found):
                     with ThreadPoolExecutor(
                         1

@@ -23,9 +23,13 @@ UPKEEP = (
     "Node._collect",
     "Node._expire",
     "Node._flush_logs",
+    "SetSource._tick",
     "UploadSource._tick",
 )
 """Coroutines whose tasks are upkeep from the first."""
+
+PULSE = "Window._sleep_until", 60.0
+"""The queue's own look when nothing is due, which is no news to whoever asks `next_due`."""
 
 IDLE_ROUNDS = 2
 """After so many rounds in which nothing happened, any other steady sleeper is woken as upkeep is, and also
@@ -159,6 +163,8 @@ class VirtualClock:
         kind = getattr(coroutine, "__qualname__", type(coroutine).__name__)
         if kind in UPKEEP:
             return 2
+        if (kind, seconds) == PULSE:
+            return 1
         pace = kind, "" if name.startswith("Task-") else name, seconds
         happened, rounds = self._paces.get(pace, (-1, 0))
         rounds = rounds + 1 if happened == self._happened else 0

@@ -85,7 +85,7 @@ async def test_a_message_is_told_in_the_objects_own_terms(node: InlineNode, hear
     assert (heard.info.size, heard.info.content_type) == (5, "text/csv")
     assert heard.info.sequencer == "18ea81ef467e64e9"
     assert heard.info.modified_at == 1795390266.140
-    assert heard.metadata == {"origin": "shop 3"}
+    assert heard.info.metadata == {"origin": "shop 3"}
 
 
 async def test_the_answer_waits_until_all_is_durable(node: InlineNode, hearer: Hearer) -> None:

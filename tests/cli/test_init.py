@@ -108,7 +108,7 @@ def test_the_projects_own_tests_pass(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
+    assert "4 passed" in done.stdout
 
 
 def test_the_projects_functions_load_without_an_error(tmp_path: Path) -> None:

@@ -10,21 +10,24 @@ from typing import Any
 
 import pytest
 from minio import Minio
+from minio.commonconfig import Tags
 from minio.notificationconfig import NotificationConfig, PrefixFilterRule, QueueConfig
-from s3_servers import MinioServer, free_port
+from s3_servers import MinioServer, free_port, program_of
 
-from tests.serving import Serving, run_command, wait_until
+from tests.serving import Serving, run_command, serving, wait_until
 
 CODE = Path(__file__).with_name("upload_functions.py")
 TOKEN = "secret-of-the-webhooks"
 pytestmark = [pytest.mark.service, pytest.mark.timeout(90)]
 
 
-def effects(node: Serving) -> list[tuple[str, str, str]]:
-    """What `up.seen` has returned: the event's name without its family's, the key, the ETag."""
+def effects(node: Serving, prefix: str = "") -> list[tuple[str, str, str]]:
+    """What `up.seen` has returned of keys with a prefix: the event's name without its family's, key, ETag."""
     found = node.client.invocations(function="up.seen")
     results = [item["result"] for item in found if item["status"] == "succeeded"]
-    return sorted((r["name"].rpartition(":")[2], r["key"], r["etag"]) for r in results)
+    return sorted(
+        (r["name"].rpartition(":")[2], r["key"], r["etag"]) for r in results if r["key"].startswith(prefix)
+    )
 
 
 def put(client: Minio, key: str, body: str) -> str:
@@ -56,22 +59,26 @@ class Site:
     def headrace(self, *arguments: str) -> Any:
         return run_command(*arguments, env={"HEADRACE_URL": self.url, "HEADRACE_TOKEN": "all"})
 
-    def waiting_effects(self, count: int) -> list[tuple[str, str, str]]:
-        wait_until(lambda: len(effects(self.node)) >= count, f"{count} effects")
-        return effects(self.node)
+    def waiting_effects(self, count: int, prefix: str = "") -> list[tuple[str, str, str]]:
+        wait_until(lambda: len(effects(self.node, prefix)) >= count, f"{count} effects")
+        return effects(self.node, prefix)
 
 
-@pytest.fixture
-def site(own_minio: MinioServer, tmp_path: Path) -> Iterator[Site]:
-    """Connected, with the bucket `inbox`."""
-    site = Site(own_minio, tmp_path)
-    own_minio.env = site.targets()
-    own_minio.start().client().make_bucket("inbox")
-    site.node.start()
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """With the functions' buckets, which are not connected yet. Each test has a bucket or a prefix."""
+    server = MinioServer(program_of("minio"))
+    site = Site(server, tmp_path_factory.mktemp("site"))
+    server.env = site.targets()
     try:
+        client = server.start().client()
+        for bucket in ("inbox", "loop", "asked"):
+            client.make_bucket(bucket)
+        site.node.start()
         yield site
     finally:
         site.node.close()
+        server.remove()
 
 
 def test_a_bucket_is_connected_and_proved_and_its_uploads_and_removals_fire_once(site: Site) -> None:
@@ -89,44 +96,46 @@ def test_a_bucket_is_connected_and_proved_and_its_uploads_and_removals_fire_once
     assert shown["connected"], shown
     assert shown["events"] == ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]  # which the function asks for
 
-    etags = [put(client, key, body) for key, body in [("a b+ü%.csv", "1"), ("a b+ü%.csv", "22"), ("b", "3")]]
-    client.remove_object("inbox", "b")
-    found = site.waiting_effects(4)
+    etags = [
+        put(client, key, body) for key, body in [("1/a b+ü%.csv", "1"), ("1/a b+ü%.csv", "22"), ("1/b", "3")]
+    ]
+    client.remove_object("inbox", "1/b")
+    found = site.waiting_effects(4, "1/")
     wait_until(lambda: site.server.queued() == 0, "all that was queued to be delivered")
 
-    assert found == effects(site.node) == sorted([
-        ("Put", "a b+ü%.csv", etags[0]), ("Put", "a b+ü%.csv", etags[1]), ("Put", "b", etags[2]),
-        ("Delete", "b", ""),
+    assert found == effects(site.node, "1/") == sorted([
+        ("Put", "1/a b+ü%.csv", etags[0]), ("Put", "1/a b+ü%.csv", etags[1]), ("Put", "1/b", etags[2]),
+        ("Delete", "1/b", ""),
     ])  # fmt: skip
     site.node.check_books()
 
     assert site.headrace("buckets", "disconnect", "inbox").returncode == 0
     assert client.get_bucket_notification("inbox").queue_config_list == []
-    put(client, "unheard", "4")
+    put(client, "1/unheard", "4")
     site.node.restart()  # and a sweep finds it at the start
-    assert ("Put", "unheard", hashlib.md5(b"4").hexdigest()) in site.waiting_effects(5)
+    assert ("Put", "1/unheard", hashlib.md5(b"4").hexdigest()) in site.waiting_effects(5, "1/")
 
 
 def test_what_comes_while_the_node_is_down_is_delivered_later_and_fires_once(site: Site) -> None:
     assert site.headrace("buckets", "connect", "inbox").returncode == 0
     client = site.server.client()
-    put(client, "before", "1")
-    site.waiting_effects(1)
+    put(client, "2/before", "1")
+    site.waiting_effects(1, "2/")
     site.node.kill()
     for number in range(50):
-        put(client, f"down-{number}", "x")
-    put(client, "down-0", "second")
-    client.remove_object("inbox", "down-1")
+        put(client, f"2/down-{number}", "x")
+    put(client, "2/down-0", "second")
+    client.remove_object("inbox", "2/down-1")
     site.node.start()
     wait_until(lambda: site.server.queued() == 0, "all that was queued to be delivered", within_s=60)
-    found = site.waiting_effects(51)
+    found = site.waiting_effects(51, "2/")
     site.node.restart()
 
-    fired = [(key, etag) for name, key, etag in effects(site.node) if name == "Put"]
-    there = {(o.object_name, o.etag) for o in client.list_objects("inbox", recursive=True)}
+    fired = [(key, etag) for name, key, etag in effects(site.node, "2/") if name == "Put"]
+    there = {(o.object_name, o.etag) for o in client.list_objects("inbox", prefix="2/", recursive=True)}
     assert len(fired) == len(set(fired))
     assert there <= set(fired)
-    assert [key for name, key, _ in found if name == "Delete"] == ["down-1"]
+    assert [key for name, key, _ in found if name == "Delete"] == ["2/down-1"]
     site.node.check_books()
 
 
@@ -154,6 +163,7 @@ def test_without_any_notification_sweeps_find_uploads_overwrites_and_removals(
         site.node.close()
 
 
+@pytest.mark.slow
 def test_the_environment_that_a_server_lacks_is_printed_to_be_pasted_and_then_suffices(
     own_minio: MinioServer, tmp_path: Path
 ) -> None:
@@ -228,3 +238,63 @@ def test_a_wrong_token_and_a_stranger_get_nothing_in(site: Site) -> None:
         except urllib.error.HTTPError as error:
             found = error.code
         assert found == status
+
+
+def _ended(node: Serving, function: str) -> dict[str, Any] | None:
+    books: dict[str, Any] = node.client.stats()["functions"][function]
+    return books if books["waiting"] == books["running"] == 0 else None
+
+
+def check_loop(node: Serving) -> None:
+    """A function that writes what sets it off was stopped, by an error that names the loop."""
+    [dead] = wait_until(lambda: list(node.client.dead_letters(function="up.again")), "a dead letter")
+    assert dead["error"]["code"] == "upload_loop"
+    assert "s3://loop/a" + ".again" * 6 + " is upload 6 in a row" in dead["error"]["message"]
+    assert "up.again > up.again" in dead["error"]["message"]
+    books = wait_until(lambda: _ended(node, "up.again"), "all invocations to end")
+    assert (books["succeeded"], books["dead"]) == (6, 1)
+    node.check_books()
+
+
+def test_a_loop_is_stopped_where_its_uploads_are_told_of(site: Site) -> None:
+    client = site.server.client()
+    assert site.headrace("buckets", "connect", "loop").returncode == 0
+    client.put_object("loop", "a", io.BytesIO(b"1"), 1)
+    check_loop(site.node)
+
+
+@pytest.mark.slow
+def test_a_loop_is_stopped_where_its_uploads_are_found_by_sweeps(
+    own_minio: MinioServer, tmp_path: Path
+) -> None:
+    own_minio.start().client().make_bucket("loop")
+    site = Site(own_minio, tmp_path, sweep_s=1)
+    try:
+        site.node.start().client.put_object("s3://loop/a", b"1")
+        check_loop(site.node)
+    finally:
+        site.node.close()
+
+
+def test_a_loop_is_stopped_in_folders(tmp_path: Path) -> None:
+    with serving(CODE, folder=tmp_path) as node:
+        (node.data / "buckets" / "loop" / "a").write_bytes(b"1")
+        check_loop(node)
+
+
+def test_metadata_and_tags_are_in_the_event_when_they_are_asked_for(site: Site) -> None:
+    client = site.server.client()
+    assert site.headrace("buckets", "connect", "asked").returncode == 0
+    tags = Tags.new_object_tags()
+    tags["colour"] = "dark blue"
+    client.put_object(
+        "asked", "a", io.BytesIO(b"1"), 1, content_type="text/x-odd", metadata={"Origin": "shop 3"}, tags=tags
+    )
+
+    def look() -> list[Any]:
+        return [i["result"] for i in site.node.client.invocations(function="up.asked") if i["result"]]
+
+    [found] = wait_until(look, "an event")
+    assert found["userMetadata"] == {"origin": "shop 3"}
+    assert found["contentType"] == "text/x-odd"
+    assert found["tags"] == {"colour": "dark blue"}

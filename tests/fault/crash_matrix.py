@@ -1,8 +1,8 @@
 """The crash matrix: a real node, killed by SIGKILL at one named point, started again, and its books.
 
 Work of every kind is brought to it: plain invocations, some that are retried and some that end dead and are
-told of, uploads, a schedule, and a job with a tree of reduces. Whatever the caller was not told of is brought
-again, as callers do: with its idempotency key, or after a look whether it is there.
+told of, uploads, sets of them, a schedule, and a job with a tree of reduces. Whatever the caller was not told
+of is brought again, as callers do: with its idempotency key, or after a look whether it is there.
 """
 
 import itertools
@@ -27,24 +27,26 @@ from tests.serving import Serving, wait_until
 
 CODE = Path(__file__).with_name("matrix_functions.py")
 AT = {
-    "accept": 3, "commit.before": 6, "commit.after": 6, "claim": 2, "send": 4, "start": 3, "run.before": 12,
+    "accept": 3, "commit.before": 8, "commit.after": 8, "claim": 2, "send": 4, "start": 3, "run.before": 12,
     "run.after": 12, "result.send": 3, "result.receive": 4, "complete.before": 30, "complete.after": 30,
     "retry.before": 2, "retry.after": 2, "dead.before": 2, "dead.after": 2, "chunk.before": 10,
-    "chunk.after": 10, "ledger.before": 3, "ledger.after": 3, "fire.before": 2, "fire.after": 2,
+    "chunk.after": 10, "ledger.before": 5, "ledger.after": 5, "set.before": 2, "set.after": 2,
+    "fire.before": 2, "fire.after": 2,
 }  # fmt: skip
 """At which time the point is fatal, where that is not the first."""
 
-AT_POSTGRES = {"commit.before": 16, "commit.after": 16}
+AT_POSTGRES = {"commit.before": 18, "commit.after": 18}
 """There a start commits as well: its lease, and what its triggers remember."""
 
 SQUARES, BATCH = 100, 25
 FLAKY, DOOMED = 6, 4
 UPLOADS, UPLOADS_WHILE_DOWN = 6, 3
+PAIRS = 4
 ITEMS = 40
 JOB_PARTS = 1 + 40 + 3 + 1
 """The plan, the chunks, and the reduces of sixteen at a time above them."""
 
-RETRIES = {"square": 2, "flaky": 2, "doomed": 1, "told": 2, "arrived": 2, "tick": 2, "total": 2}
+RETRIES = {"square": 2, "flaky": 2, "doomed": 1, "told": 2, "arrived": 2, "paired": 2, "tick": 2, "total": 2}
 LEASE_S = 2.0
 DEATH_S = 20.0
 END_S = 30.0
@@ -95,6 +97,7 @@ class Case:
             },
         )
         self._inbox = self.node.data / "buckets" / "inbox"
+        self._pairs = self.node.data / "buckets" / "pairs"
         self._acknowledged: set[str] = set()
         self._squares: set[int] = set()
         self._uncertain: list[int] = []
@@ -177,6 +180,7 @@ class Case:
                     if f"{name}-{n}" not in self._single:
                         self._bring_single(client, name, n)
             self._upload(UPLOADS - len(self._uploads))
+            self._put_pairs()
             if not self._job:
                 self._bring_job(client)
         except (HeadraceError, AssertionError):
@@ -224,15 +228,26 @@ class Case:
 
     def _upload(self, count: int) -> None:
         """Put objects into the folder as a program would that knows nothing of the node."""
-        self._inbox.mkdir(parents=True, exist_ok=True)
         for _ in range(count):
             name = f"file-{len(self._uploads)}.txt"
-            temporary = self._folder / name
-            temporary.write_text(f"of {name}")
-            # Written a while ago: nobody needs to wait whether it is whole.
-            os.utime(temporary, times=(temporary.stat().st_mtime - 60,) * 2)
-            temporary.rename(self._inbox / name)
+            self._put(self._inbox / name)
             self._uploads.append(name)
+
+    def _put_pairs(self) -> None:
+        """Put the sets' files there that are not yet, one of each pair after the other."""
+        for half in ("a", "b"):
+            for number in range(PAIRS):
+                path = self._pairs / str(number) / half
+                if not path.exists():
+                    self._put(path)
+
+    def _put(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._folder / path.name
+        temporary.write_text(f"of {path.name}")
+        # Written a while ago: nobody needs to wait whether it is whole.
+        os.utime(temporary, times=(temporary.stat().st_mtime - 60,) * 2)
+        temporary.rename(path)
 
     # ---- what is seen ----
 
@@ -248,6 +263,7 @@ class Case:
         return (
             functions["matrix.arrived"]["accepted"] >= len(self._uploads)
             and functions["matrix.told"]["accepted"] >= DOOMED
+            and functions["matrix.paired"]["accepted"] >= PAIRS
             and self._open_work(client) == 0
         )
 
@@ -277,6 +293,7 @@ class Case:
             "flaky": sorted([n, -n] for n in range(FLAKY)),
             "told": list(range(DOOMED)),
             "arrived": sorted(self._uploads),
+            "paired": [[f"{number}/a", f"{number}/b"] for number in range(PAIRS)],
         }
         for name, results in expected.items():
             assert {one["status"] for one in by_function[name]} == {"succeeded"}, name

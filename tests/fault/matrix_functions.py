@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from headrace import App, Chunk, Context, Items, RetryPolicy, Schedule, Upload
+from headrace import App, Chunk, Context, Count, Items, RetryPolicy, Schedule, Upload, UploadSet
 
 app = App("matrix")
 RUNS = Path(__file__).with_name("runs")
@@ -56,6 +56,13 @@ def told(event: dict[str, Any], context: Context) -> int:
 def arrived(event: Any, context: Context) -> str:
     ran(f"arrived {event.key}", context)
     return str(event.key)
+
+
+@app.on(UploadSet("pairs", pattern="{pair}/*", complete=Count(2), existing="run"))
+@app.function(retries=SOON)
+def paired(event: Any, context: Context) -> list[str]:
+    ran(f"paired {event.set}", context)
+    return [file["key"] for file in event.files()]
 
 
 @app.on(Schedule("rate(1 second)", misfire="all", max_misfires=1000))

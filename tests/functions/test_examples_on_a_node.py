@@ -1,10 +1,9 @@
-"""The examples as a user meets them: on a whole node, through its client."""
+"""The examples on a served node, in worker processes: what the tests beside this one leave out."""
 
 import csv
 import io
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,11 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from functions import hello, nightly, reviews, thumbnails
-from headrace import Client, UploadEvent
+from functions import reviews, thumbnails
+from headrace import Client
 from headrace.runtime.cli.demo.reviews_file import write_reviews
-from headrace.runtime.clock import SystemClock
-from headrace.runtime.errors import FunctionError, InvalidEvent, JobFailed
 
 WAIT_S = 30.0
 
@@ -36,15 +33,6 @@ def upload(client: Client, folder: Path, *, bucket: str, key: str, data: bytes) 
     client.make_bucket(bucket)
     (folder / "incoming").write_bytes(data)
     (folder / "incoming").replace(folder / "node" / "buckets" / bucket / key)
-
-
-def test_hello_answers_by_name(tmp_path: Path) -> None:
-    with hello.app.node(data=tmp_path, workers=1) as client:
-        assert client.invoke("hello.greet", {"name": "Ada", "shout": True}) == {"greeting": "HELLO, ADA!"}
-        assert client.invoke("hello.greet_all", {"names": ["Alan"]}) == {"greetings": ["Hello, Alan!"]}
-        assert client.invoke("hello.add", {"a": 2, "b": 3}) == 5
-        with pytest.raises(InvalidEvent, match="shout"):
-            client.invoke("hello.greet", {"name": "Ada", "shout": "perhaps"})
 
 
 def test_an_uploaded_file_of_reviews_is_analysed_as_in_one_process(tmp_path: Path) -> None:
@@ -67,16 +55,6 @@ def test_an_uploaded_file_of_reviews_is_analysed_as_in_one_process(tmp_path: Pat
     assert found == expected
     assert kept == expected
     assert rated["sentiment"] == "positive"
-
-
-def test_a_file_without_the_column_fails_its_job_with_the_columns_it_has(tmp_path: Path) -> None:
-    with reviews.app.node(data=tmp_path / "node", workers=1, defaults={"retries": 0}) as client:
-        upload(client, tmp_path, bucket="store", key="bad.csv", data=b"id,comment\n1,great\n")
-        handle = client.submit_job("reviews.score", "s3://store/bad.csv")
-
-        assert handle.wait(WAIT_S)["status"] == "failed"
-        with pytest.raises(JobFailed, match="the file has: id, comment"):
-            handle.result()
 
 
 def test_the_published_snippets_give_the_published_figure_on_a_node(
@@ -108,27 +86,3 @@ def test_an_uploaded_picture_gets_its_thumbnails(tmp_path: Path) -> None:
 
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (128, 64)
-
-
-def test_the_nightly_report_is_written_when_it_is_asked_for(tmp_path: Path) -> None:
-    tomorrow = datetime.fromtimestamp(SystemClock().now(), UTC) + timedelta(days=1)
-    found = {"reviews": 4, "positive": 3, "neutral": 1, "negative": 0, "mean_compound": 0.5}
-    with nightly.app.node(data=tmp_path, workers=1) as client:
-        client.make_bucket("results")
-        client.put_object("s3://results/job-1/result.json", json.dumps(found).encode())
-        report = client.invoke("nightly.report", {"time": tomorrow.isoformat()})
-        kept = json.loads(client.get_object(f"s3://reports/{report['day']}.json"))
-
-    assert report["jobs"] == ["job-1"]
-    assert kept == report
-
-
-def test_a_damaged_picture_ends_with_a_message_that_names_it(tmp_path: Path) -> None:
-    with thumbnails.app.node(data=tmp_path / "node", workers=1) as client:
-        client.make_bucket("other")
-        client.put_object("s3://other/letter.txt", b"Dear Sir or Madam")
-        event = UploadEvent.of(
-            "other", "letter.txt", size=17, etag="1", sequencer="01", time="2026-03-01T00:00:00Z"
-        )
-        with pytest.raises(FunctionError, match="is not a picture"):
-            client.invoke("thumbnails.make", event)

@@ -1,76 +1,110 @@
-"""The nightly report, over results that a store really holds."""
+"""The nightly report, on a node whose time the test moves."""
 
 import json
-import os
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from example_context import context_over
 
 from functions import nightly
-from headrace import Context, ScheduleEvent
+from headrace.testing import AppUnderTest, VirtualClock
+
+pytestmark = pytest.mark.headrace(nightly.app, now="2026-07-09T12:00:00+02:00")
 
 
-def event(due: str) -> ScheduleEvent:
-    return ScheduleEvent.of("nightly.report/0", due=due, id="1")
-
-
-def put_result(context: Context, folder: Path, job: str, *, at: str, **found: Any) -> None:
+def put_result(app: AppUnderTest, job: str, *, at: str | None = None, **found: Any) -> None:
     """A job's result, as of the moment `at`."""
-    context.objects.make_bucket("results")
-    context.objects.put("results", f"{job}/result.json", json.dumps(found).encode())
-    moment = datetime.fromisoformat(at).timestamp()
-    os.utime(folder / "results" / job / "result.json", (moment, moment))
+    if at is not None:
+        app.clock.advance_to(at)
+    app.put("results", f"{job}/result.json", json.dumps(found))
 
 
 def counts(reviews: int, mean: float | None) -> dict[str, Any]:
     return {"reviews": reviews, "positive": reviews, "neutral": 0, "negative": 0, "mean_compound": mean}
 
 
-def test_yesterdays_results_are_added_up_and_no_others(tmp_path: Path) -> None:
-    context = context_over(tmp_path)
-    put_result(context, tmp_path, "before", at="2026-07-09T23:59:59+02:00", **counts(100, 1.0))
-    put_result(context, tmp_path, "first", at="2026-07-10T00:00:00+02:00", **counts(10, 0.5))
-    put_result(context, tmp_path, "last", at="2026-07-10T23:59:59+02:00", **counts(30, -0.1))
-    put_result(context, tmp_path, "after", at="2026-07-11T00:00:00+02:00", **counts(100, 1.0))
+def test_yesterdays_results_are_added_up_at_three_and_no_others(headrace_app: AppUnderTest) -> None:
+    put_result(headrace_app, "before", at="2026-07-09T23:59:59+02:00", **counts(100, 1.0))
+    put_result(headrace_app, "first", at="2026-07-10T00:00:00+02:00", **counts(10, 0.5))
+    put_result(headrace_app, "last", at="2026-07-10T23:59:59+02:00", **counts(30, -0.1))
+    put_result(headrace_app, "after", at="2026-07-11T00:00:00+02:00", **counts(100, 1.0))
+    headrace_app.clock.advance_to("2026-07-11T02:59:59+02:00")
+    assert headrace_app.keys("reports") == ["2026-07-09.json"]
 
-    found = nightly.report(event("2026-07-11T01:00:00Z"), context)
+    headrace_app.clock.advance(1)
 
+    [_, found] = headrace_app.results("nightly.report")
     assert found["jobs"] == ["first", "last"]
     assert (found["day"], found["reviews"], found["positive"]) == ("2026-07-10", 40, 40)
     assert found["mean_compound"] == pytest.approx(0.05)
-    assert json.loads(context.objects.get("reports", "2026-07-10.json")) == found
+    assert json.loads(headrace_app.get("reports", "2026-07-10.json")) == found
+    assert "report written" in headrace_app.output("nightly.report")
 
 
-def test_the_same_due_instant_gives_the_same_report(tmp_path: Path) -> None:
-    context = context_over(tmp_path)
-    put_result(context, tmp_path, "job", at="2026-07-10T12:00:00+02:00", **counts(10, 0.5))
+def test_the_same_due_instant_gives_the_same_report(headrace_app: AppUnderTest) -> None:
+    put_result(headrace_app, "job", at="2026-07-10T12:00:00+02:00", **counts(10, 0.5))
+    event = headrace_app.sample("nightly.report")
+    headrace_app.clock.advance(86_400)
+    first = headrace_app.get("reports", "2026-07-10.json")
 
-    nightly.report(event("2026-07-11T01:00:00Z"), context)
-    first = context.objects.get("reports", "2026-07-10.json")
-    nightly.report(event("2026-07-11T01:00:00Z"), context)
-
-    assert context.objects.get("reports", "2026-07-10.json") == first
-    assert len(context.objects.list("reports")) == 1
+    assert headrace_app.invoke("nightly.report", event)["day"] == "2026-07-10"
+    assert headrace_app.get("reports", "2026-07-10.json") == first
 
 
-def test_a_day_without_results_is_reported_as_such(tmp_path: Path) -> None:
-    found = nightly.report(event("2026-07-11T01:00:00Z"), context_over(tmp_path))
+def test_a_night_in_which_the_machine_was_off_is_made_up_for(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    put_result(headrace_app, "job", **counts(10, 0.5))
+    headrace_app.crash()
+    headrace_clock.advance_to("2026-07-10T09:00:00+02:00")
+    headrace_app.restart()
 
+    [found] = headrace_app.results("nightly.report")
+    assert (found["day"], found["jobs"]) == ("2026-07-09", ["job"])
+
+
+def test_a_report_that_could_not_be_written_is_written_by_the_next_attempt(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    headrace_app.faults.crash_worker("nightly.report", after=True)
+    headrace_clock.advance(86_400)
+
+    [found] = headrace_app.invocations("nightly.report")
+    assert found.attempts == 2
+    assert headrace_app.keys("reports") == ["2026-07-09.json"]
+
+
+def test_a_day_without_results_is_reported_as_such(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    headrace_clock.advance(86_400)
+
+    [found] = headrace_app.results("nightly.report")
     assert (found["jobs"], found["reviews"], found["mean_compound"]) == ([], 0, None)
 
 
-def test_results_of_other_jobs_and_empty_ones_do_no_harm(tmp_path: Path) -> None:
-    context = context_over(tmp_path)
-    put_result(context, tmp_path, "other", at="2026-07-10T12:00:00+02:00", words=5)
-    put_result(context, tmp_path, "empty", at="2026-07-10T12:00:00+02:00", **counts(0, None))
-    context.objects.put("results", "empty/manifest.json", b"[]")
+def test_results_of_other_jobs_and_empty_ones_do_no_harm(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    put_result(headrace_app, "other", words=5)
+    put_result(headrace_app, "empty", **counts(0, None))
+    headrace_app.put("results", "empty/manifest.json", b"[]")
+    headrace_clock.advance(86_400)
 
-    found = nightly.report(event("2026-07-11T01:00:00Z"), context)
-
+    [found] = headrace_app.results("nightly.report")
     assert (found["jobs"], found["reviews"]) == (["empty"], 0)
+
+
+@pytest.mark.headrace(now="2026-01-01T12:00:00+01:00")
+def test_each_night_of_a_year_has_its_report(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    headrace_clock.advance_to("2027-01-01T12:00:00+01:00")
+
+    first = date(2026, 1, 1).toordinal()
+    expected = [f"{date.fromordinal(day)}.json" for day in range(first, first + 365)]
+    assert headrace_app.keys("reports") == expected
+    headrace_app.verify()
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-07-10", 24)])

@@ -1,4 +1,4 @@
-"""The reviews job, piece by piece and as a whole over real chunks, without a node."""
+"""The reviews job: piece by piece, as a whole over real chunks, and on a node that the test drives."""
 
 import csv
 import io
@@ -19,9 +19,13 @@ from headrace.runtime.cli.demo.reviews_file import write_reviews
 from headrace.runtime.jobs.chunk import chunks_of
 from headrace.runtime.jobs.plan import plan
 from headrace.runtime.jobs.source import BytesSource
+from headrace.testing import AppUnderTest, Faults, VirtualClock
 
 # vaderSentiment opens its lexicon by a function that Python 3.14 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:codecs.open:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:codecs.open:DeprecationWarning"),
+    pytest.mark.headrace(reviews.app),
+]
 
 CONTEXT: Any = None  # neither job uses it
 
@@ -167,6 +171,61 @@ def test_one_review_is_rated_by_a_plain_call() -> None:
 
     assert (good.product, good.sentiment, bad.sentiment) == ("kettle", "positive", "negative")
     assert -1 <= bad.compound < 0 < good.compound <= 1
+
+
+def test_an_uploaded_file_is_analysed_and_the_summary_written(headrace_app: AppUnderTest) -> None:
+    rows = [{"product": "kettle", "text": "I love it!"}, {"product": "lamp", "text": "Terrible, it broke."}]
+    headrace_app.put("inbox", "a.csv", csv_of(rows * 100))
+    headrace_app.run_until_idle()
+
+    [found] = headrace_app.results("reviews.score")
+    assert found == run(csv_of(rows * 100), Csv())
+    [key] = [key for key in headrace_app.keys("results") if key.endswith("/result.json")]
+    assert json.loads(headrace_app.get("results", key)) == found
+    headrace_app.verify()
+
+
+def test_a_file_is_analysed_once_although_commits_fail_and_the_node_is_killed(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock, headrace_faults: Faults
+) -> None:
+    data = csv_of([{"text": "I love it!"}, {"text": "Terrible, it broke."}])
+    for number in range(8):
+        headrace_faults.fail_store(after=number)
+        headrace_app.put("inbox", f"{number}.csv", data)
+        headrace_app.run_until_idle()
+        headrace_app.crash()
+        headrace_app.restart()
+    headrace_clock.advance(600)
+    headrace_faults.clear()
+
+    assert headrace_app.results("reviews.score") == [run(data, Csv())] * 8
+    headrace_app.verify()
+
+
+def test_a_tab_separated_file_goes_its_own_way(headrace_app: AppUnderTest) -> None:
+    headrace_app.put("inbox", "a.tsv", b'1\t4.5\tA "great\tkettle\n2\t-3\tawful\n')
+    headrace_app.run_until_idle()
+
+    assert headrace_app.results("reviews.score") == []
+    assert [found["reviews"] for found in headrace_app.results("reviews.score_snippets")] == [2]
+
+
+def test_a_file_without_the_column_fails_its_job_with_the_columns_it_has(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    headrace_app.put("inbox", "bad.csv", b"id,comment\n1,great\n")
+    headrace_clock.advance(3600)
+
+    [failure] = headrace_app.failures("reviews.score")
+    assert "the file has: id, comment" in failure["message"]
+
+
+def test_one_review_is_rated_over_http(headrace_app: AppUnderTest) -> None:
+    found = headrace_app.http("POST", "/reviews/kettle", json={"text": "I love it!"})
+    refused = headrace_app.http("POST", "/reviews/kettle", json={"text": ""})
+
+    assert (found.status, found.json()["product"], found.json()["sentiment"]) == (200, "kettle", "positive")
+    assert refused.status == 422
 
 
 def test_the_lexicon_is_read_once() -> None:

@@ -1,14 +1,14 @@
-"""Thumbnails of pictures that a store really holds."""
+"""Thumbnails of pictures that are uploaded."""
 
 import io
-from pathlib import Path
 
 import pytest
-from example_context import context_over
 from PIL import Image
 
 from functions import thumbnails
-from headrace import UploadEvent
+from headrace.testing import AppUnderTest, Faults, VirtualClock
+
+pytestmark = pytest.mark.headrace(thumbnails.app)
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURN_RIGHT = 6  # shown rightly after a quarter turn to the right
@@ -26,36 +26,44 @@ def picture(
     return out.getvalue()
 
 
-def upload(key: str, data: bytes) -> UploadEvent:
-    return UploadEvent.of(
-        "pictures", key, size=len(data), etag="1", sequencer="01", time="2026-03-01T00:00:00.000Z"
-    )
+def test_a_picture_gets_three_thumbnails_beside_each_other(headrace_app: AppUnderTest) -> None:
+    headrace_app.put("pictures", "summer/sea and sand.jpg", picture((2000, 1000)))
+    headrace_app.run_until_idle()
 
-
-def test_a_picture_gets_three_thumbnails_beside_each_other(tmp_path: Path) -> None:
-    context, data = context_over(tmp_path), picture((2000, 1000))
-    context.objects.make_bucket("pictures")
-    context.objects.put("pictures", "summer/sea and sand.jpg", data)
-
-    made = thumbnails.make(upload("summer/sea and sand.jpg", data), context)
-
+    [made] = headrace_app.results("thumbnails.make")
     assert made == {
         "summer/sea and sand.jpg/large.webp": [1280, 640],
         "summer/sea and sand.jpg/medium.webp": [512, 256],
         "summer/sea and sand.jpg/small.webp": [128, 64],
     }
     for key, (width, height) in made.items():
-        with Image.open(io.BytesIO(context.objects.get("thumbnails", key))) as found:
+        with Image.open(io.BytesIO(headrace_app.get("thumbnails", key))) as found:
             assert (found.format, found.size) == ("WEBP", (width, height))
 
 
-def test_a_second_run_writes_the_same_objects(tmp_path: Path) -> None:
-    context, data = context_over(tmp_path), picture((300, 200))
-    context.objects.make_bucket("pictures")
-    context.objects.put("pictures", "a.jpg", data)
+def test_a_picture_whose_notification_is_lost_gets_them_too(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock, headrace_faults: Faults
+) -> None:
+    headrace_faults.lose_notifications()
+    headrace_app.put("pictures", "a.jpg", picture((300, 200)))
+    headrace_clock.advance(600)
 
-    assert thumbnails.make(upload("a.jpg", data), context) == thumbnails.make(upload("a.jpg", data), context)
-    assert len(context.objects.list("thumbnails")) == 3
+    assert len(headrace_app.keys("thumbnails", "a.jpg/")) == 3
+
+
+def test_a_second_run_writes_the_same_objects(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock, headrace_faults: Faults
+) -> None:
+    headrace_faults.crash_worker("thumbnails.make", after=True)
+    headrace_app.put("pictures", "a.jpg", picture((300, 200)))
+    headrace_app.run_until_idle()
+    before = {key: headrace_app.get("thumbnails", key) for key in headrace_app.keys("thumbnails")}
+    headrace_clock.advance(600)
+
+    [ended] = headrace_app.invocations("thumbnails.make")
+    assert ended.attempts == 2
+    assert {key: headrace_app.get("thumbnails", key) for key in headrace_app.keys("thumbnails")} == before
+    assert len(before) == 3
 
 
 def test_a_turned_picture_is_set_upright() -> None:
@@ -85,15 +93,15 @@ def test_transparency_is_kept() -> None:
         (picture((400, 400))[:500], "s3://pictures/letter is a damaged picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, data: bytes, said: str) -> None:
-    context = context_over(tmp_path)
-    context.objects.make_bucket("pictures")
-    context.objects.put("pictures", "letter", data)
+def test_what_is_no_picture_is_a_dead_letter_that_names_it(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock, data: bytes, said: str
+) -> None:
+    headrace_app.put("pictures", "letter", data)
+    headrace_clock.advance(3600)
 
-    with pytest.raises(ValueError, match=said):
-        thumbnails.make(upload("letter", data), context)
-
-    assert "thumbnails" not in context.objects.buckets()
+    [failure] = headrace_app.failures("thumbnails.make")
+    assert failure["message"].startswith(said)
+    assert headrace_app.keys("thumbnails") == []
 
 
 def test_a_picture_with_far_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

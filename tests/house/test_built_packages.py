@@ -78,7 +78,9 @@ def test_the_wheel_carries_the_licence_the_command_and_the_triggers(wheel: Path)
         "upload": "headrace.triggers.upload:Upload",
         "schedule": "headrace.triggers.schedule:Schedule",
         "http": "headrace.triggers.http:Http",
+        "uploadset": "headrace.triggers.uploadset:UploadSet",
     }
+    assert dict(declared["pytest11"]) == {"headrace": "headrace.runtime.testing.plugin"}
 
 
 def test_the_sdist_holds_real_files(sdist: Path) -> None:

@@ -147,3 +147,24 @@ async def test_a_put_and_its_ledger_row_are_recorded_together(store: Store) -> N
     await put(store, request(1))
     assert isinstance(await refusal(store, notified("1"), Put(request(1))), Duplicate)
     assert await store.ledger("t", "inbox") == []
+
+
+async def test_a_position_moves_only_from_where_it_is_expected(store: Store) -> None:
+    await apply(store, CursorMoved("c", "1", expected=""), Put(request(1)))
+
+    assert isinstance(await refusal(store, CursorMoved("c", "1", expected=""), Put(request(2))), Duplicate)
+    assert isinstance(await refusal(store, CursorMoved("c", "3", expected="2")), Duplicate)
+    assert isinstance(await refusal(store, CursorMoved("d", "3", expected="2")), Duplicate)
+    assert await refusal(store, CursorMoved("c", "2", expected="1"), Put(request(3))) is None
+    assert (await store.cursor("c"), await store.cursor("d")) == ("2", None)
+    assert await statuses(store, [1, 2, 3]) == [Status.WAITING, None, Status.WAITING]
+
+
+async def test_one_row_of_a_ledger_is_read_by_its_key(store: Store) -> None:
+    await apply(store, notified("0A"), notified("0B", key="b.csv", etag="e2", version_id="v1"))
+    await apply(store, notified("0C", key="b.csv", etag="e3", version_id="v2", modified_at=20.0))
+
+    found = await store.ledger_entry("t", "inbox", "b.csv")
+    assert found == LedgerRow(key="b.csv", etag="e3", size=5, sequencer="0C", modified_at=20.0)
+    assert await store.ledger_entry("t", "inbox", "a") is None
+    assert await store.ledger_entry("u", "inbox", "b.csv") is None

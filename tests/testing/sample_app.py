@@ -5,15 +5,19 @@ from pydantic import BaseModel, Field
 from headrace import (
     App,
     Context,
+    Event,
     Http,
     HttpEvent,
     Lines,
+    Marker,
+    Quiet,
     RetryAfter,
     RetryPolicy,
     Schedule,
     ScheduleEvent,
     Upload,
     UploadEvent,
+    UploadSet,
 )
 
 app = App("sample")
@@ -48,6 +52,12 @@ def once(event: ScheduleEvent) -> str:
     return event["time"]
 
 
+@app.on(UploadSet("days", pattern="{day}/*.csv", complete=Marker("{day}/done") | Quiet("10 minutes")))
+@app.function
+def day(event: Event) -> int:
+    return len(str(event)) > 0
+
+
 class Note(BaseModel):
     text: str = Field(min_length=1)
 
@@ -56,6 +66,12 @@ class Note(BaseModel):
 @app.function
 def note(name: str, body: Note, event: HttpEvent) -> dict[str, str]:
     return {"name": name, "text": body.text, "by": event.headers.get("x-by", "")}
+
+
+@app.on(Http("POST", "/echo/{name}"))
+@app.function
+def echo(event: HttpEvent) -> dict[str, object]:
+    return event
 
 
 @app.function(retries=RetryPolicy(retries=3, base_s=60, max_s=3600))

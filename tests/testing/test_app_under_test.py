@@ -63,6 +63,25 @@ def test_a_schedule_a_year_ahead_fires_at_once_when_a_year_passes(
     headrace_app.verify()
 
 
+def test_a_set_of_uploads_is_complete_when_its_quiet_time_has_passed(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    began = headrace_clock.now()
+    for number in range(3):
+        headrace_app.put("days", f"monday/{number}.csv", "1")
+        headrace_clock.advance(500)
+    assert headrace_app.results("sample.day") == []
+
+    headrace_clock.advance(DAY_S)
+
+    [fired] = headrace_app.invocations("sample.day")
+    assert fired.started_at == pytest.approx(began + 2 * 500 + 600, abs=60)
+    headrace_app.put("days", "tuesday/0.csv", "1")
+    headrace_app.put("days", "tuesday/done", "")
+    headrace_app.run_until_idle()
+    assert len(headrace_app.results("sample.day")) == 2
+
+
 def test_a_failed_attempt_is_made_again_when_its_time_has_come(
     headrace_app: AppUnderTest, headrace_clock: VirtualClock
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.runtime.errors import WorkerCrashed
+from headrace.runtime.errors import BadRequest, StoreUnavailable, WorkerCrashed
 from headrace.testing import AppUnderTest
 
 CODE = """
@@ -106,3 +106,26 @@ def test_a_killed_node_leaves_its_work_to_the_next(apart: AppUnderTest, tmp_path
 
     assert all(apart.client.invocation(id)["status"] == "succeeded" for id in ids)
     apart.verify()
+
+
+def test_faults_that_need_this_process_are_refused(apart: AppUnderTest) -> None:
+    for ask in (apart.faults.lose_notifications, apart.faults.fail_objects):
+        with pytest.raises(BadRequest, match="workers"):
+            ask()
+    with pytest.raises(BadRequest, match="process of its own"):
+        apart.faults.crash_worker("apart.pid")
+    apart.faults.fail_store()
+    with pytest.raises(StoreUnavailable):
+        apart.submit("apart.pid")
+
+
+async def test_workers_live_on_between_the_steps_of_an_async_test(tmp_path: Path) -> None:
+    code = tmp_path / "apart.py"
+    code.write_text(CODE)
+    with AppUnderTest(code, workers=1) as app:
+        first = app.invoke("apart.pid")
+        app.put("inbox", "a.txt", "hello")
+        app.run_until_idle()
+
+        assert app.results("apart.received") == [5]
+        assert app.invoke("apart.pid") == first != os.getpid()

@@ -127,7 +127,7 @@ def test_a_node_that_is_killed_loses_nothing_that_was_accepted(
     headrace_app.put("inbox", "before.txt", "1")
     headrace_app.crash()
     headrace_app.put("inbox", "meanwhile.txt", "2")
-    with pytest.raises(WrongState):
+    with pytest.raises(WrongState, match="without a node"):
         headrace_app.submit("sample.slowly", {"value": 1})
     headrace_clock.advance(HOUR_S)
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ class Bucket:
     def put(self, key: str, content: str, *, at: float) -> ObjectInfo:
         """Store an object; what a notification of it says."""
         stored = ObjectInfo(
-            "inbox", key, len(content), f"etag-{content}", round(at, 3), f"{int(at * 1e9):016x}"
+            "inbox", key, len(content), f"etag-{content}", round(at, 3), f"{int(at * 1e9):016x}", metadata={}
         )
         self.objects[key] = stored
         return stored
@@ -59,7 +60,7 @@ class Bucket:
                     f"{int(shown.modified_at * 1e9):016x}",
                 )
 
-    def head(self, bucket: str, key: str) -> ObjectInfo:
+    def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectInfo:
         self.heads += 1
         if key not in self.objects:
             raise NoSuchObject(bucket, key)
@@ -481,3 +482,51 @@ async def test_what_exists_in_the_end_has_fired_exactly_once_whatever_happened(
 
     assert len(fired) == len(set(fired)), "an upload fired twice"
     assert {(info.key, info.etag) for info in bucket.objects.values()} <= set(fired)
+
+
+# ---- loops ----
+
+
+async def test_the_upload_after_the_last_that_is_allowed_is_buried_with_the_loop_named(
+    bench: Bench, start: Start
+) -> None:
+    source = await start(Upload("inbox", max_hops=2))
+    for hops in (1, 2, 3):
+        stored = bench.bucket.put(f"told-{hops}", "1", at=NOW)
+        trail = {"headrace-trail": f"{hops} app.first app.on_upload"}
+        bench.bucket.objects[stored.key] = stored = msgspec.structs.replace(stored, metadata=trail)
+        await bench.tell(stored)
+        bench.bucket.objects[f"swept-{hops}"] = msgspec.structs.replace(stored, key=f"swept-{hops}")
+    await bench.sweep(source)
+
+    assert bench.engine.keys == ["told-1", "told-2", "swept-1", "swept-2"]
+    assert bench.engine.events[1]["headrace"] == {"hops": 2, "functions": ("app.first", "app.on_upload")}
+    assert [UploadEvent(event).key for event, _ in bench.engine.buried] == ["told-3", "swept-3"]
+    error = bench.engine.buried[0][1]
+    assert error["code"] == "upload_loop"
+    assert "app.first > app.on_upload > app.on_upload" in error["message"]
+    await bench.tell(stored)
+    assert len(bench.engine.buried) == 2
+
+
+@pytest.mark.parametrize("trail", ["", "x app.f", "3", "-1 app.f", "9999999999 app.f", "3  ", "½ app.f"])
+async def test_metadata_that_is_no_trail_stops_nothing(bench: Bench, start: Start, trail: str) -> None:
+    await start(Upload("inbox", max_hops=0))
+    stored = bench.bucket.put("a", "1", at=NOW)
+    await bench.tell(msgspec.structs.replace(stored, metadata={"headrace-trail": trail}))
+
+    assert bench.engine.keys == (["a"] if trail != "3  " else [])
+
+
+async def test_metadata_is_in_the_event_when_it_is_asked_for(bench: Bench, start: Start) -> None:
+    await start(Upload("inbox", metadata=True, tags=True))
+    given = {"origin": "shop 3", "headrace-trail": "1 app.f"}
+    stored = msgspec.structs.replace(
+        bench.bucket.put("a", "1", at=NOW), metadata=given, content_type="text/csv"
+    )
+    await bench.tell(stored)
+
+    about = bench.engine.events[0]["Records"][0]["s3"]["object"]
+    assert about["userMetadata"] == {"origin": "shop 3"}
+    assert about["contentType"] == "text/csv"
+    assert about["tags"] == {}

@@ -1,11 +1,13 @@
 """Upload as a value: its filters, fields and complaints; and the comparison of a listing with the ledger."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace import App, Lines
 from headrace.runtime.errors import InvalidFunction
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.store.protocol import LedgerRow
@@ -115,3 +117,37 @@ def test_a_comparison_finds_what_two_dicts_differ_in(
         for key, (etag, size, at) in listed.items()
         if key not in rows or ((etag, size) != rows[key][:2] and at >= rows[key][2])
     )
+
+
+@pytest.mark.parametrize(
+    ("trigger", "setting", "complaint"),
+    [
+        (Upload("inbox"), {"output": "inbox"}, "output"),
+        (Upload("inbox", suffix=".json"), {"output": "inbox/results"}, "output"),
+        (Upload("inbox"), {"on_success": "s3://inbox"}, "on_success"),
+        (Upload("inbox", prefix="failed/"), {"on_failure": "s3://inbox/failed"}, "on_failure"),
+        (Upload("inbox", events="ObjectRemoved:*"), {"output": "results"}, "gone"),
+    ],
+)
+def test_a_function_whose_results_would_set_it_off_is_refused(
+    trigger: Upload, setting: dict[str, Any], complaint: str
+) -> None:
+    app = App("looping")
+    if "output" in setting:
+        function = app.job(split=Lines(), name="f", **setting)(lambda chunk: None)
+    else:
+        function = app.function(name="f", **setting)(lambda event: None)
+    with pytest.raises(InvalidFunction, match=complaint):
+        app.on(trigger)(function)
+
+
+def test_a_function_whose_results_lie_elsewhere_is_taken() -> None:
+    app = App("straight")
+    job = app.job(split=Lines(), name="f", output="inbox/results", on_success="s3://other")(
+        lambda chunk: None
+    )
+    app.on(Upload("inbox", suffix=".csv"))(job)
+    app.on(Upload("inbox", prefix="in/"))(job)
+    app.on(Upload("results"))(job)
+
+    assert len(app.declared["straight.f"].spec.triggers) == 3

@@ -305,7 +305,7 @@ async def test_a_function_that_removes_what_it_has_read_is_not_called_again(
     for _ in range(10):
         await scan(source, clock)
         row = await engine.store.ledger_entry(f"{NAME}/sets", "inbox", "d1")
-        if row is None or row.size == 0:
+        if row is None or '"seen":""' in row.etag:
             break
     put(engine, "d1/a.csv")
     await engine.wait_events(2)

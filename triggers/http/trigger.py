@@ -17,7 +17,7 @@ import msgspec
 from headrace.runtime.errors import FunctionError, InvalidFunction, InvalidSettings
 from headrace.runtime.model.route import CALLBACK_HEADER, Cors, RouteRules
 from headrace.runtime.model.size import read_size
-from headrace.runtime.trigger import HttpAnswer, HttpCall, Source, TriggerContext
+from headrace.runtime.trigger import HttpAnswer, HttpCall, Options, Source, TriggerContext
 from headrace.triggers.http.webhook import Webhook
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -60,6 +60,15 @@ class Http:
     """
 
     kind: ClassVar[str] = "http"
+    sample_options: ClassVar[Mapping[str, str]] = {
+        "method": "GET, POST and so on",
+        "path": "the path, with a query behind ? where there is one",
+        "query": "the query, instead of the path's",
+        "header": "NAME: VALUE; may be given several times",
+        "body": "the body's text",
+        "ip": "the caller's address",
+        "request-id": "the call's own id",
+    }
 
     def __init__(
         self,
@@ -190,6 +199,15 @@ class Http:
         if settings.get("webhook") is not None:
             settings["webhook"] = msgspec.convert(settings["webhook"], Webhook)
         return cls(fields["method"], fields["path"], **settings)
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """See Sampled."""
+        from headrace.triggers.http.sample import sample_call
+
+        return sample_call(options, like, moment, id)
 
     def source(self, context: TriggerContext) -> Source | None:
         return None

@@ -22,7 +22,7 @@ from headrace.runtime.fault import reach
 from headrace.runtime.model.event import ScheduleEvent
 from headrace.runtime.model.size import read_duration
 from headrace.runtime.model.write import CursorMoved, Fired
-from headrace.runtime.trigger import Route, Source, TriggerContext
+from headrace.runtime.trigger import Options, Route, Source, TriggerContext
 from headrace.triggers.schedule.expression import CLOCK_CHANGES, ClockChanges, jitter, parse
 
 T = TypeVar("T")
@@ -81,6 +81,11 @@ class Schedule:
     """
 
     kind: ClassVar[str] = "schedule"
+    sample_options: ClassVar[Mapping[str, str]] = {
+        "time": "the due moment: ISO 8601 with a time zone",
+        "schedule": "the schedule's name",
+        "detail": "JSON, instead of the schedule's input",
+    }
 
     def __init__(
         self,
@@ -202,6 +207,15 @@ class Schedule:
         if self.input is not None:
             event["detail"] = self.input
         return event
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """See Sampled."""
+        from headrace.triggers.schedule.sample import sample_schedule
+
+        return sample_schedule(options, like, name, moment, id)
 
     def source(self, context: TriggerContext) -> Source:
         return ScheduleSource(self, context)

@@ -4,18 +4,25 @@ Imports the model, the object stores' protocol and the trigger protocol.
 """
 
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from headrace.runtime.errors import NoSuchObject
 from headrace.runtime.fault import reach
 from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.model.write import Seen
-from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.protocol import ObjectInfo, Tagged
+from headrace.runtime.objects.trail import EVENT, UploadLoop, read_trail
+from headrace.runtime.objects.trail import NAME as TRAIL
 from headrace.runtime.trigger import TriggerContext
+
+if TYPE_CHECKING:
+    from headrace.triggers.upload.trigger import Upload
 
 CREATED = "ObjectCreated:Put"
 REMOVED = "ObjectRemoved:Delete"
+_OWN = "headrace-"
 _LAST_TIME = 253_402_300_799.0  # the end of the year 9999
 
 
@@ -46,16 +53,65 @@ class Recorder(Protocol):
 
 
 class EventRecorder:
-    """Each arrival is one event."""
+    """Each arrival is one event, with what its trigger asks for beside."""
 
-    def __init__(self, context: TriggerContext) -> None:
-        self._context = context
+    def __init__(self, trigger: "Upload", context: TriggerContext) -> None:
+        self._trigger, self._context = trigger, context
 
     async def record(self, arrival: Arrival) -> None:
-        event = event_of(arrival)
+        arrival = await self._completed(arrival)
+        event, row = event_of(arrival), seen(self._context.name, arrival)
+        if not arrival.removed:
+            await self._add(event, arrival.info)
+            trail = read_trail((arrival.info.metadata or {}).get(TRAIL))
+            if trail is not None:
+                event[EVENT] = {"hops": trail.hops, "functions": trail.functions}
+                if trail.hops > self._trigger.max_hops:
+                    error = UploadLoop(
+                        event.url, trail.hops, trail.then(self._context.function.name).functions
+                    )
+                    detail = {"code": error.code, "message": str(error), "hint": error.hint, "final": True}
+                    await self._context.bury(event, detail, [row])
+                    return
         reach("ledger.before")
-        await self._context.accept([event], [seen(self._context.name, arrival)])
+        await self._context.accept([event], [row])
         reach("ledger.after")
+
+    async def _completed(self, arrival: Arrival) -> Arrival:
+        """The arrival with the object's metadata, which a listing does not tell."""
+        info = arrival.info
+        if info.metadata is not None or arrival.removed:
+            return arrival
+        try:
+            found = await self._context.in_thread(
+                self._context.objects.head, info.bucket, info.key, version_id=info.version_id
+            )
+        except NoSuchObject:  # it has gone since, and had its moment
+            return arrival
+        whole = msgspec.structs.replace(info, metadata=found.metadata or {}, content_type=found.content_type)
+        return msgspec.structs.replace(arrival, info=whole)
+
+    async def _add(self, event: UploadEvent, info: ObjectInfo) -> None:
+        """What the event has beside S3's own."""
+        about = event.record["s3"]["object"]
+        if self._trigger.metadata:
+            given = info.metadata or {}
+            about["userMetadata"] = {n: text for n, text in given.items() if not n.startswith(_OWN)}
+            if info.content_type is not None:
+                about["contentType"] = info.content_type
+        if self._trigger.tags:
+            about["tags"] = await self._tags(info)
+
+    async def _tags(self, info: ObjectInfo) -> dict[str, str]:
+        objects = self._context.objects
+        if not isinstance(objects, Tagged):
+            return {}
+        try:
+            return await self._context.in_thread(  # type: ignore[no-any-return]
+                objects.tags, info.bucket, info.key, version_id=info.version_id
+            )
+        except NoSuchObject:
+            return {}
 
 
 def event_of(arrival: Arrival) -> UploadEvent:

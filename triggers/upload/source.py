@@ -41,7 +41,7 @@ class UploadSource:
         self._context = context
         self._bucket = trigger.bucket
         self._reports = Reports(context, trigger.bucket)
-        self._recorder = recorder or EventRecorder(context)
+        self._recorder = recorder or EventRecorder(trigger, context)
         self._offering = Offering(context, self._recorder, self._reports, look_again=self._look_again)
         self._position = Position(context)
         self._task: asyncio.Task[None] | None = None
@@ -152,6 +152,8 @@ class UploadSource:
         """
         context, declared = self._context, self._trigger.fields()
         existing = declared.pop("existing")
+        for name in ("metadata", "tags", "max_hops"):  # which say nothing of what is passed over
+            del declared[name]
         cursor, value = f"upload:{context.name}:begun", json.dumps(declared, sort_keys=True)
         known = await context.state.cursor(cursor)
         if known == value:

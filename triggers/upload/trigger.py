@@ -5,14 +5,15 @@ for SQS, SNS, and Lambda", Amazon S3 User Guide.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from headrace.runtime.errors import InvalidBucketName, InvalidFunction, InvalidSettings
 from headrace.runtime.model.size import read_size
+from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.objects.key import SYSTEM_BUCKET, check_bucket
 from headrace.runtime.objects.protocol import ObjectInfo
-from headrace.runtime.trigger import Route, Source, TriggerContext
+from headrace.runtime.trigger import Options, Route, Source, TriggerContext
 
 EVENTS = (
     "ObjectCreated:*",
@@ -28,6 +29,9 @@ EVENTS = (
 `ObjectRemoved:Delete` only.
 """
 
+HOPS_MAX = 16
+"""How many uploads in a row functions may write, each on account of the one before."""
+
 
 class Upload:
     """Call the function for every object that appears in a bucket, or is replaced.
@@ -42,12 +46,27 @@ class Upload:
         events: S3's names of what happened, with or without `s3:`.
         min_size: the smallest size, in bytes or as `"1 MiB"`.
         max_size: the largest size, likewise, inclusive.
+        metadata: events also have `userMetadata` and `contentType`.
+        tags: events also have `tags`; an S3 server is asked for them each time.
+        max_hops: how many uploads in a row may each be written by a function on account of the one before;
+            the next one is a dead letter (`upload_loop`). 0 stops every upload that such a function wrote.
         existing: `skip` passes over what was in the bucket before the trigger first started, `run` does not.
 
     Raises: InvalidFunction.
     """
 
     kind: ClassVar[str] = "upload"
+    sample_options: ClassVar[Mapping[str, str]] = {
+        "bucket": "the bucket's name",
+        "key": "the object's key, as it is",
+        "size": "bytes",
+        "etag": "the object's ETag",
+        "sequencer": "hexadecimal text that grows with each state of the key",
+        "time": "when it happened: ISO 8601 with a time zone",
+        "event": "what happened: ObjectCreated:Put and the like",
+        "version-id": "of a versioned bucket",
+        "source": "who told: headrace:folder, minio:s3",
+    }
 
     def __init__(
         self,
@@ -59,6 +78,9 @@ class Upload:
         events: Sequence[str] = ("ObjectCreated:*",),
         min_size: int | str | None = None,
         max_size: int | str | None = None,
+        metadata: bool = False,
+        tags: bool = False,
+        max_hops: int = HOPS_MAX,
         existing: str = "skip",
     ) -> None:
         for name, value in (("bucket", bucket), ("prefix", prefix), ("suffix", suffix), ("glob", glob or "")):
@@ -73,7 +95,15 @@ class Upload:
         self.events = tuple(
             name.removeprefix("s3:") for name in ((events,) if isinstance(events, str) else events)
         )
+        self.metadata = metadata
+        self.tags = tags
+        self.max_hops = max_hops
         self.existing = existing
+        for name, flag in (("metadata", metadata), ("tags", tags)):
+            if not isinstance(flag, bool):
+                raise self._invalid(f"{name} is {flag!r}", "Use True or False.")
+        if not isinstance(max_hops, int) or isinstance(max_hops, bool) or not 0 <= max_hops <= 1_000_000:
+            raise self._invalid(f"max_hops is {max_hops!r}", "Use a whole number from 0 to 1,000,000.")
         try:
             check_bucket(bucket)
         except InvalidBucketName as error:
@@ -118,6 +148,9 @@ class Upload:
             "events": list(self.events),
             "min_size": self.min_size,
             "max_size": self.max_size,
+            "metadata": self.metadata,
+            "tags": self.tags,
+            "max_hops": self.max_hops,
             "existing": self.existing,
         }
 
@@ -161,6 +194,28 @@ class Upload:
         """Whether an object lies in the bucket and passes the filters of key and size."""
         return info.bucket == self.bucket and self.tracks(info)
 
+    def check(self, function: FunctionSpec) -> None:
+        """Raises: InvalidFunction when the function's own results would set it off, for ever, or when a job
+        is to have removed objects as input.
+        """
+        if function.job is not None and self.wants_removed:
+            raise InvalidFunction(
+                function.name, "an object that has gone is no input of a job", "Ask for ObjectCreated only."
+            )
+        places = [("on_failure", function.on_failure), ("on_success", function.on_success)]
+        leading = [(name, place) for name, place in places if place and place.startswith("s3://")]
+        if function.job is not None and function.job.output:
+            leading.append(("output", f"s3://{function.job.output}"))
+        for name, place in leading:
+            bucket, _, prefix = place.removeprefix("s3://").partition("/")
+            below = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+            if bucket == self.bucket and any(self.matches_key(below + key) for key in _RESULTS[name]):
+                raise InvalidFunction(
+                    function.name,
+                    f"its {name}, {place}, lies where Upload({self.bucket!r}) sets it off again, without end",
+                    "Write to another bucket or prefix, or narrow the trigger.",
+                )
+
     def source(self, context: TriggerContext) -> Source:
         # Whoever declares a trigger, a worker for instance, needs no watcher.
         from headrace.triggers.upload.open import open_source
@@ -169,6 +224,15 @@ class Upload:
 
     def routes(self) -> Sequence[Route]:
         return ()
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """See Sampled."""
+        from headrace.triggers.upload.sample import sample_upload
+
+        return sample_upload(options, like, moment)
 
     def _size(self, value: int | str | None, name: str) -> int | None:
         if value is None or (value == 0 and not isinstance(value, bool)):
@@ -182,6 +246,16 @@ class Upload:
         return InvalidFunction(f"Upload({self.bucket!r})", why, hint)
 
 
+# Keys as they are below a job's output and below a destination.
+_RECORDS = ("2026/01/01/0123456789abcdef.json", "0123456789abcdef.json")
+_RESULTS = {
+    "output": tuple(
+        f"0123456789abcdef/{name}" for name in ("result.json", "manifest.json", "chunks/000000.1.json")
+    ),
+    "on_failure": _RECORDS,
+    "on_success": _RECORDS,
+}
+
 _DEFAULTS: dict[str, Any] = {
     "prefix": "",
     "suffix": "",
@@ -189,6 +263,9 @@ _DEFAULTS: dict[str, Any] = {
     "events": ["ObjectCreated:*"],
     "min_size": None,
     "max_size": None,
+    "metadata": False,
+    "tags": False,
+    "max_hops": HOPS_MAX,
     "existing": "skip",
 }
 

@@ -17,7 +17,15 @@ from typing import Any
 
 import msgspec
 
-from headrace.runtime.errors import Duplicate, HeadraceError, NoSuchBucket, NoSuchObject, Retryable
+from headrace.runtime.errors import (
+    Duplicate,
+    HeadraceError,
+    LateFiles,
+    NoSuchBucket,
+    NoSuchObject,
+    Retryable,
+    SetIncomplete,
+)
 from headrace.runtime.fault import reach
 from headrace.runtime.model.event import UploadSetEvent
 from headrace.runtime.model.write import CursorMoved
@@ -357,10 +365,10 @@ class SetSource:
         reach("set.before")
         if kind == UploadSetEvent.INCOMPLETE and self._policy.incomplete is Incomplete.DEAD:
             message = f"the set {name!r} of {self._bucket} was not complete in time: {verdict.why}"
-            await context.bury(event, {"code": "set_incomplete", "message": message}, writes)
+            await context.bury(event, {"code": SetIncomplete.code, "message": message}, writes)
         elif kind == UploadSetEvent.LATE and self._policy.late is Late.DEAD:
             message = f"{len(files):,} files of {self._bucket} came after their set {name!r} had fired"
-            await context.bury(event, {"code": "late_files", "message": message}, writes)
+            await context.bury(event, {"code": LateFiles.code, "message": message}, writes)
         else:
             await context.accept([event], writes)
         reach("set.after")

@@ -58,6 +58,9 @@ class WebhookProxy:
         self.fates: Counter[str] = Counter()
         """How many deliveries met which fate: passed, swallowed, refused, doubled, held, unreachable."""
 
+        self.answers: Counter[int] = Counter()
+        """How often the node gave which status."""
+
         self._chance = chance
         self._held: set[asyncio.Task[None]] = set()
         self._pool = urllib3.PoolManager(maxsize=_CONNECTIONS, block=True, retries=False, timeout=_FORWARD_S)
@@ -93,6 +96,8 @@ class WebhookProxy:
     async def _receive(self, request: Request) -> Response:
         weather = self.weather[request.path_params["name"]]
         path, method, body = request.path_params["path"], request.method, await request.body()
+        if request.url.query:
+            path += f"?{request.url.query}"
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         drawn = {
             fate: self._chance.random() < getattr(weather, fate)
@@ -132,6 +137,7 @@ class WebhookProxy:
                     self._threads,
                     lambda: self._pool.request(method, f"{node}/{path}", body=body, headers=headers),
                 )
+                self.answers[answer.status] += 1
                 return answer.status
         self.fates["unreachable"] += 1
         return 502
