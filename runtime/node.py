@@ -199,7 +199,9 @@ class Node:
         loaded_at = self.clock.now()
         self._loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
-        self.objects: ObjectStore = self._parts.objects or await self.in_thread(open_store, settings.objects)
+        self.objects: ObjectStore = self._parts.objects or await self.in_thread(
+            open_store, settings.objects, patient=False
+        )
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
         self.versions = Versions(store, self.objects, in_thread=self.in_thread)
         self.dispatcher = Dispatcher(
