@@ -608,6 +608,12 @@ class Node:
         settings = self.settings
         assert self._store is not None
         self._notifications = Notifications(self._report)
+        if self._store.shared:
+            from headrace.runtime.api.connecting import leave_stray
+
+            self._notifications.stray = lambda key, target: self._spawn(
+                self.in_thread(leave_stray, self.objects, key, target)
+            )
         self.services = Services(
             dispatcher=self.dispatcher,
             coordinator=self.coordinator,
