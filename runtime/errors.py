@@ -12,7 +12,7 @@
     │   ├── Unauthorized, Forbidden
     │   └── InvalidSettings, InvalidFunction, LoadFailed
     ├── Retryable          the caller tries again later (429, 503, 507)
-    │   ├── Throttled, Overloaded, RequestTimeout
+    │   ├── Throttled, Overloaded, RequestTimeout, Contended
     │   ├── NodeStopping, StorageFull, ReadOnlyStorage, StoreUnavailable, Unreachable
     │   └── LeaseLost      the runtime tries again elsewhere
     ├── InvocationFailed   the function's own outcome (500, 504)
@@ -449,6 +449,16 @@ class Throttled(Retryable):
     def __init__(self, what: str, retry_after_s: float = 1.0) -> None:
         super().__init__(what, retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class Contended(Retryable):
+    """Another node is deciding about the same thing at this moment: (what)."""
+
+    code = "contended"
+    hint = "Try again at once."
+
+    def __str__(self) -> str:
+        return f"another node is deciding about {self.args[0]}"
 
 
 class RetryAfter(Throttled):
