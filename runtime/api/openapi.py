@@ -210,6 +210,8 @@ def _user_responses(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
         responses["202"] = _response(told, schema, "application/json")
     elif endpoint.route.method == "HEAD":
         responses["200"] = {"description": "The function's answer, without its body."}
+    elif spec.streams:
+        responses["200"] = _response("What the function streams.", {}, spec.streams)
     elif spec.output_schema is not None:
         schema = schemas.lift(spec.output_schema)
         responses["200"] = _response("The function's result.", schema, "application/json")
