@@ -449,11 +449,11 @@ class Node:
 
     async def _deployed(self, manifest: Manifest, loaded_at: float, now: float) -> None:
         """Record what is served from now on, and keep its code, so that a past invocation can be replayed."""
-        if self._parts.pool is not None:
-            assert self._store is not None
-            await self._store.apply([Deployed(self._membership.id, manifest.version, now)], now=now)
-            return
         try:
+            if self._parts.pool is not None:
+                assert self._store is not None
+                await self._store.apply([Deployed(self._membership.id, manifest.version, now)], now=now)
+                return
             note = await self.versions.record(
                 self._membership.id, manifest, argument=self._code, loaded_at=loaded_at, now=now,
                 without=(self.settings.data, Path(self.settings.objects)),
