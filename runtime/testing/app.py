@@ -41,6 +41,7 @@ from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
+from headrace.runtime.pool.reading import Reading
 from headrace.runtime.sample import sample_event
 from headrace.runtime.serve import configure_log
 from headrace.runtime.settings import Kept, Settings, function_defaults
@@ -49,7 +50,7 @@ from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.testing.faults import Faults, FaultyBuckets, WatchedStore, crashed
 from headrace.runtime.testing.loop import QuietLoop
 from headrace.runtime.testing.notices import Notices
-from headrace.runtime.testing.pool import InlinePool
+from headrace.runtime.testing.pool import InlinePool, Streaming
 from headrace.runtime.testing.virtual import VirtualClock
 
 T = TypeVar("T")
@@ -482,6 +483,8 @@ class AppUnderTest:
         if self._loop is not None and delivering is not None:
             delivering.cancel()
             self._loop.run_until_complete(asyncio.wait([delivering]))
+        if self._pool is not None:
+            self._pool.close_streams()
         if node is not None and self._loop is not None:
             self._loop.run_until_complete(node.stop(grace_s=0))
         self._pool = self._store = None
@@ -551,7 +554,14 @@ class AppUnderTest:
             if self._pool is not pool:  # the node was killed under it
                 return True
             loop.call_soon(pool.flush)
-        return ran
+        self._depth += 1
+        try:
+            streamed = pool.stream()
+        finally:
+            self._depth -= 1
+        if streamed and self._pool is pool:
+            loop.call_soon(pool.flush)
+        return ran or streamed
 
     def _outside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that runs the loop: where one runs already, as in an async test, in a thread."""
@@ -641,6 +651,10 @@ class _DrivenPool:
         self._faults = faults
         self._begun: set[int] = set()
         self._ended: list[Report] = []
+        self._streaming: dict[int, Streaming] = {}
+        self._readings: dict[int, Reading] = {}
+        self._told: list[Callable[[], None]] = []
+        """What the readings are told when the loop runs."""
         self._inner: InlinePool | None = None
 
     async def start(self) -> Manifest:
@@ -678,15 +692,60 @@ class _DrivenPool:
         self._begun.add(token)
         dies = self._faults.crash(attempt.function)
         began = self._clock.now()
-        outcome = crashed(began) if dies is False else inner.execute(token)
-        self._ended.append(Report(token, crashed(began) if dies else outcome))
+        found = crashed(began) if dies is False else inner.execute(token)
+        if isinstance(found, Streaming):
+            self._streaming[token] = found
+        else:
+            self._ended.append(Report(token, crashed(began) if dies else found))
+
+    def stream(self) -> bool:
+        """Take from each stream what its reader has given credit for; whether anything came of that."""
+        moved = False
+        for streaming in list(self._streaming.values()):
+            while streaming.closed or streaming.credit > 0:
+                moved = True
+                piece = streaming.next()
+                if not streaming.opened and streaming.head is not None:
+                    streaming.opened = True
+                    self._told.append(partial(self._open, streaming))
+                if piece is None:
+                    del self._streaming[streaming.token]
+                    self._ended.append(Report(streaming.token, streaming.end()))
+                    break
+                self._told.append(partial(self._feed, streaming.token, piece))
+        return moved
+
+    def close_streams(self) -> None:
+        """End the functions that stream."""
+        for streaming in self._streaming.values():
+            streaming.end()
+        self._streaming.clear()
+
+    def _open(self, streaming: Streaming) -> None:
+        def more(message: dict[str, Any]) -> None:
+            streaming.credit += message["credit"]
+
+        def close(_: int) -> None:
+            streaming.closed = True
+
+        reading = Reading(streaming.token, streaming.head or (), say=more, close=close)
+        self._readings[streaming.token] = reading
+        self._events.stream(streaming.token, reading)
+
+    def _feed(self, token: int, piece: bytes) -> None:
+        if token in self._readings:
+            self._readings[token].feed(piece)
 
     def flush(self) -> None:
         """Report what has ended, on the loop."""
+        told, self._told = self._told, []
+        for tell in told:
+            tell()
         ended, self._ended = self._ended, []
         assert self._inner is not None
         for report in ended:
             self._begun.discard(report.token)
+            self._readings.pop(report.token, None)
             if any(each.token == report.token for each in self._inner.attempts):  # not killed meanwhile
                 self._inner.end(report.token, report.outcome)
 
