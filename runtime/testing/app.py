@@ -428,9 +428,9 @@ class AppUnderTest:
         self._store = WatchedStore(inner, self.faults, self.clock.something_happened)
         return cast(Store, self._store)
 
-    def _open_pool(self, settings: Settings, argument: bytes, events: PoolEvents, clock: Clock) -> Pool:
-        node = self._node
-        assert node is not None
+    def _open_pool(
+        self, settings: Settings, argument: bytes, events: PoolEvents, clock: Clock, config: WorkerConfig
+    ) -> Pool:
         if self._workers:
             return LocalPool(
                 "headrace.runtime.loading:load",
@@ -439,17 +439,13 @@ class AppUnderTest:
                 workers=self._workers,
                 scratch_root=settings.data / "tmp",
                 clock=SystemClock(),  # what a process does takes real time
-                config=WorkerConfig(
-                    objects=str(settings.objects),
-                    url=node.url,
-                    token=node.secret,
-                    client_factory="headrace.runtime.client:worker_client",
-                ),
+                config=config,
             )
         self._pool = _DrivenPool(
             partial(self._load, settings),
             events,
             clock,
+            config=config,
             objects=self.objects,
             client=lambda: self.client,
             faults=self.faults,
@@ -637,6 +633,7 @@ class _DrivenPool:
         events: PoolEvents,
         clock: Clock,
         *,
+        config: WorkerConfig,
         objects: ObjectStore,
         client: Callable[[], Client],
         faults: Faults,
@@ -646,6 +643,7 @@ class _DrivenPool:
         self._loader = loader
         self._events = events
         self._clock = clock
+        self._config = config
         self._objects = objects
         self._client = client
         self._faults = faults
@@ -666,6 +664,7 @@ class _DrivenPool:
             clock=self._clock,
             workers=PLACES,
             held=True,
+            config=self._config,
             objects=self._objects,
             client=self._client,
             on_progress=self._events.progress,

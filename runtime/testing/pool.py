@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from headrace.runtime.clock import Clock
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.invocation import Outcome
@@ -43,11 +45,13 @@ class _Tools(Toolbox):
 
     def __init__(
         self,
+        config: WorkerConfig,
         objects: ObjectStore | Path | None,
         client: Callable[[], Any] | None,
         send: Callable[[Any], None],
     ) -> None:
-        config = WorkerConfig(objects=str(objects) if isinstance(objects, Path) else None)
+        reached = str(objects) if isinstance(objects, Path) else None
+        config = msgspec.structs.replace(config, objects=reached)
         super().__init__(config, Path(tempfile.gettempdir()), send)
         if not isinstance(objects, Path):
             self._objects = objects
@@ -74,6 +78,7 @@ class InlinePool:
         clock: where an attempt's times come from.
         workers: attempts held at once; beyond them `offer` answers False.
         held: attempts wait until the test calls `run`, instead of running in the next turn of the event loop.
+        config: what workers may reach, but for the objects and the client.
         objects: the object store that contexts give, or its folder; None for none.
         client: makes the client that contexts give; None for none.
         on_progress: told what functions say of their progress, by token.
@@ -87,6 +92,7 @@ class InlinePool:
         clock: Clock,
         workers: int = 1,
         held: bool = False,
+        config: WorkerConfig | None = None,
         objects: ObjectStore | Path | None = None,
         client: Callable[[], Any] | None = None,
         on_progress: OnProgress | None = None,
@@ -105,7 +111,7 @@ class InlinePool:
         self._ended: list[Report] = []
         self._awake = False
         self._stopped = False
-        self._tools = _Tools(objects, client, self._told)
+        self._tools = _Tools(config or WorkerConfig(), objects, client, self._told)
 
     @property
     def attempts(self) -> list[Attempt]:

@@ -226,3 +226,14 @@ def test_a_clean_start_finds_what_the_node_before_it_left(
 
     assert headrace_app.results("sample.flaky") == [2]
     headrace_app.verify()
+
+
+def test_dead_letters_go_where_the_function_says(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    headrace_app.submit("sample.told", {"text": "x"})
+    headrace_app.run_until_idle()
+
+    [key] = headrace_app.keys("failed")
+    assert b"RuntimeError" in headrace_app.get("failed", key)
+    headrace_app.verify()
