@@ -16,7 +16,7 @@ _PARAMETER = re.compile(r"\{([^}:]+)(?::path)?\}")
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _VALUES = frozenset({"default", "const", "enum", "examples", "example"})
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
-_BUCKET = "^[a-z0-9]+([.]?[a-z0-9]|-+[a-z0-9])*$"
+_BUCKET = "^[a-z0-9]([.]?[a-z0-9]|-+[a-z0-9])*$"
 _PATHS = {"bucket": {"type": "string", "pattern": _BUCKET, "minLength": 3, "maxLength": 63}}
 _OWN = "headrace"
 """The tag, and the beginning of the names, of what is the node's."""
