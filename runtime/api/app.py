@@ -102,12 +102,13 @@ class Application:
         fields = headers_of(scope)
         host = fields.get(b"host", b"").decode("latin-1")
         services.access.check_host(host)
-        endpoint = services.routes.exact(scope["method"], path)
-        if endpoint is not None and endpoint.rules.cors is None:
-            await self._calls.route(endpoint, {}, scope, receive, reply)
-            return
-        if path == "/v1" or path.startswith("/v1/"):
-            origin = header(scope, b"origin")
+        if path[:4] != "/v1/":
+            endpoint = services.routes.exact(scope["method"], path)
+            if endpoint is not None and endpoint.rules.cors is None:
+                await self._calls.route(endpoint, {}, scope, receive, reply)
+                return
+        else:
+            origin = header(scope, b"origin") if b"origin" in fields else None
             if path.startswith(STATUS_PATH):  # a page of any site may ask: the ticket is what lets it
                 scope[MORE_HEADERS] = [(b"access-control-allow-origin", b"*")]
             elif origin is not None:
@@ -119,7 +120,7 @@ class Application:
                         raise BadRequest(
                             "the content type is not JSON", "Send content-type: application/json."
                         )
-                    login = header(scope, b"authorization")
+                    login = fields.get(b"authorization", b"").decode("latin-1")
                     token = services.access.check(login, "invoke", name)
                     if name == "headrace.call" and "admin" not in token.scopes:
                         services.access.check(login, "code")
