@@ -40,7 +40,8 @@ class Life:
     async def _accept(self, events: Sequence[Mapping[str, Any]], writes: Sequence[Write]) -> list[str]:
         if self._dies == "before" or self.dead.is_set():
             await self._end()
-        answer = await self._engine.accept(events, writes)
+        # A commit that has begun ends, whoever is stopped meanwhile.
+        answer = await asyncio.shield(self._engine.accept(events, writes))
         if self._dies == "after":
             await self._end()
         return answer
