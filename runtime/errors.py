@@ -12,7 +12,7 @@
     │   ├── Unauthorized, Forbidden
     │   └── InvalidSettings, InvalidFunction, LoadFailed
     ├── Retryable          the caller tries again later (429, 503, 507)
-    │   ├── Throttled, TooManyConnections, RequestTimeout
+    │   ├── Throttled, Overloaded, RequestTimeout, Contended
     │   ├── NodeStopping, StorageFull, ReadOnlyStorage, StoreUnavailable, Unreachable
     │   └── LeaseLost      the runtime tries again elsewhere
     ├── InvocationFailed   the function's own outcome (500, 504)
@@ -451,6 +451,16 @@ class Throttled(Retryable):
         self.retry_after_s = retry_after_s
 
 
+class Contended(Retryable):
+    """Another node is deciding about the same thing at this moment: (what)."""
+
+    code = "contended"
+    hint = "Try again at once."
+
+    def __str__(self) -> str:
+        return f"another node is deciding about {self.args[0]}"
+
+
 class RetryAfter(Throttled):
     """Raised in a function: try again later, which costs no attempt: (seconds, key).
 
@@ -482,14 +492,14 @@ class NodeStopping(Retryable):
     hint = "Call again; another node, or the next start, answers."
 
 
-class TooManyConnections(Retryable):
-    """There are as many connections as the node takes: (how many)."""
+class Overloaded(Retryable):
+    """Callers take as much of the node as it gives: (what there is too much of)."""
 
-    code = "too_many_connections"
-    hint = "Try again, and use connections more than once."
+    code = "overloaded"
+    hint = "Try again later, and use connections more than once."
 
     def __str__(self) -> str:
-        return f"the node has {self.args[0]:,} connections and takes no more"
+        return f"the node is overloaded: {self.args[0]}"
 
 
 class RequestTimeout(Retryable):

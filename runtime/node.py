@@ -199,7 +199,9 @@ class Node:
         loaded_at = self.clock.now()
         self._loading = asyncio.get_running_loop().create_task(pool.start())
         await asyncio.sleep(0)  # the zygote imports user code while this process imports its own
-        self.objects: ObjectStore = self._parts.objects or await self.in_thread(open_store, settings.objects)
+        self.objects: ObjectStore = self._parts.objects or await self.in_thread(
+            open_store, settings.objects, patient=False
+        )
         await self.in_thread(self.objects.make_bucket, SYSTEM_BUCKET)  # large payloads and results go there
         self.versions = Versions(store, self.objects, in_thread=self.in_thread)
         self.dispatcher = Dispatcher(
@@ -606,6 +608,12 @@ class Node:
         settings = self.settings
         assert self._store is not None
         self._notifications = Notifications(self._report)
+        if self._store.shared:
+            from headrace.runtime.api.connecting import leave_stray
+
+            self._notifications.stray = lambda key, target: self._spawn(
+                self.in_thread(leave_stray, self.objects, key, target)
+            )
         self.services = Services(
             dispatcher=self.dispatcher,
             coordinator=self.coordinator,

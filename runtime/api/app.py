@@ -32,7 +32,7 @@ from headrace.runtime.errors import BadRequest, HeadraceError
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _FUNCTIONS = "/v1/functions/"
 _OWN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/metrics"})
-"""What the node serves beside `/v1`, unless a function does."""
+"""What the node serves beside `/v1`, unless a function has this very path."""
 
 
 class Application:
@@ -127,8 +127,13 @@ class Application:
                 return
             await self._v1(scope, receive, reply)
             return
-        raw = scope.get("raw_path")
-        raw_path = raw.decode("latin-1").partition("?")[0] if raw else path
+        if path in _OWN and not services.routes.has(path):
+            if scope["method"] in ("GET", "HEAD"):
+                await self._own(path, scope, reply)
+            else:
+                await self._not_allowed(scope, reply, {"GET"})
+            return
+        raw_path = _raw_path(scope)
         endpoint, parameters, allowed = services.routes.find(scope["method"], path, raw_path)
         if endpoint is not None:
             if endpoint.rules.cors is not None:
@@ -138,11 +143,6 @@ class Application:
             await self._options(path, raw_path, scope, reply)
         elif allowed:
             await self._not_allowed(scope, reply, allowed)
-        elif path in _OWN:
-            if scope["method"] in ("GET", "HEAD"):
-                await self._own(path, scope, reply)
-            else:
-                await self._not_allowed(scope, reply, {"GET"})
         else:
             error = {
                 "code": "not_found",
@@ -187,7 +187,7 @@ class Application:
                 services.log_request(
                     {
                         "method": scope["method"],
-                        "path": scope["path"],
+                        "path": _raw_path(scope).encode("ascii", "backslashreplace").decode(),
                         "status": status,
                         "bytes": sent,
                         "ms": round((services.clock.monotonic() - begun) * 1000, 2),
@@ -238,3 +238,10 @@ class Application:
 
 def _shown(methods: set[str]) -> str:
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path as it was sent, percent-encoded, without the query."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = scope["path"]
+    return raw.decode("latin-1").partition("?")[0] if raw else path

@@ -4,7 +4,6 @@ Imports this room, the queue and the floor.
 """
 
 import asyncio
-import hashlib
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,7 +13,6 @@ from headrace.runtime.api.answers import (
     JSON_TYPE,
     REPEATED,
     REQUEST_ID,
-    Headers,
     Receive,
     Scope,
     Send,
@@ -28,6 +26,8 @@ from headrace.runtime.api.answers import (
     send_error,
     send_json,
 )
+from headrace.runtime.api.conditional import send_conditional
+from headrace.runtime.api.media import check_coding, check_media_type
 from headrace.runtime.api.recent import RecentEnds
 from headrace.runtime.api.routing import Endpoint
 from headrace.runtime.api.services import Services
@@ -42,7 +42,6 @@ from headrace.runtime.errors import (
     PayloadTooLarge,
     Throttled,
     UnknownInvocation,
-    UnsupportedMediaType,
 )
 from headrace.runtime.model.destination import DELIVER
 from headrace.runtime.model.ids import read_id, show_id
@@ -119,6 +118,8 @@ class Calls:
             job = await services.coordinator.submit(endpoint.function, _route_input(body))
             await send_json(reply, {"job_id": job}, status=202)
             return
+        if once and caller:  # callers with keys of their own do not share what they call once
+            once["idempotency_key"] = f"{caller}/{once['idempotency_key']}"
         if not once and endpoint.idempotency_key is not None:
             key = endpoint.idempotency_key(call)
             if key is not None:
@@ -198,6 +199,8 @@ class Calls:
         services = self._services
         query = scope["query_string"]
         fields = headers_of(scope)
+        if b"content-encoding" in fields:
+            check_coding(scope)
         once = _once(scope) if b"idempotency-key" in fields or b"idempotency-ttl" in fields else {}
         credit = 0
         if query:
@@ -251,6 +254,7 @@ class Calls:
     async def invoke_many(self, function: str, scope: Scope, receive: Receive, reply: Send) -> None:
         """`POST /v1/functions/{name}/invoke-many`: a JSON array or JSON lines; all or none."""
         services = self._services
+        check_coding(scope)
         body = await read_body(receive, scope, 16 * services.limits.async_body_bytes)
         kind = header(scope, b"content-type") or "application/json"
         payloads = _events_of(body, kind)
@@ -493,53 +497,6 @@ async def _send_accepted(reply: Send, id: str, repeated: bool, *, status_url: st
         shown["status_url"] = status_url
         headers.append((b"location", status_url.encode()))
     await send_json(reply, shown, status=202, headers=headers)
-
-
-def check_media_type(endpoint: Endpoint, scope: Scope) -> None:
-    """Raises UnsupportedMediaType for a body that is encoded, or of a type that is not taken."""
-    if b"content-encoding" in headers_of(scope):
-        coding = header(scope, b"content-encoding") or ""
-        if coding.strip().lower() not in ("", "identity"):
-            raise UnsupportedMediaType(f"the encoding {coding[:50]!r}", "the body as it is, not compressed")
-    accepts = endpoint.accepts
-    if accepts is None:
-        return
-    kind = header(scope, b"content-type")
-    if kind is not None and kind not in accepts and not endpoint.takes(kind):
-        raise UnsupportedMediaType(f"the type {kind[:100]!r}", " or ".join(accepts))
-
-
-async def send_conditional(
-    reply: Send, scope: Scope, status: int, body: bytes, headers: Headers, *, etag: bool
-) -> None:
-    """Answer a GET or HEAD: 304 when the caller has what it would get, no body to a HEAD.
-
-    With `etag` the answer gets one made from its body, unless it has one. Source: RFC 9110, sections 8.8.3,
-    9.3.2, 13.1.2 and 15.4.5.
-    """
-    tag = next((value for name, value in headers if name == b"etag"), None)
-    if tag is None and etag and status == 200:
-        tag = b'"' + hashlib.blake2b(body, digest_size=12).hexdigest().encode() + b'"'
-        headers.append((b"etag", tag))
-    if tag is not None and status == 200:
-        wanted = header(scope, b"if-none-match")
-        if wanted is not None and _has_tag(wanted, tag.decode("latin-1")):
-            kept = [item for item in headers if item[0] not in (b"content-type", b"content-encoding")]
-            await reply({"type": "http.response.start", "status": 304, "headers": kept})
-            await reply({"type": "http.response.body", "body": b""})
-            return
-    if scope["method"] != "HEAD":
-        await send(reply, status, body, headers)
-        return
-    length = [(b"content-length", str(len(body)).encode())]
-    await reply({"type": "http.response.start", "status": status, "headers": [*length, *headers]})
-    await reply({"type": "http.response.body", "body": b""})
-
-
-def _has_tag(wanted: str, tag: str) -> bool:
-    """Whether If-None-Match names the tag; weak and strong ones of the same text are the same here."""
-    plain = tag.removeprefix("W/")
-    return any(given.strip().removeprefix("W/") in ("*", plain) for given in wanted.split(","))
 
 
 def _events_of(body: bytes, kind: str) -> list[msgspec.Raw]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from headrace.runtime.api.receiver import PATH
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import BadRequest, Forbidden
 from headrace.runtime.objects.key import PROBES, SYSTEM_BUCKET
+from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.webhook import (
     CREATED,
     OWN,
@@ -34,6 +36,9 @@ WAIT_S = 10.0
 WAIT_S_MAX = 60.0
 BODY_BYTES_MAX = 16 << 10
 NOW, QUEUED = "HEADRACE", "HEADRACEQ"
+STRAYS = "probes/"
+LOOK_EVERY_S = 0.2
+_NAMED = "target-"
 QUEUE_FOLDER = "/var/lib/minio/headrace-queue"
 
 
@@ -120,7 +125,9 @@ class Connecting:
                 unnamed = "" in delivered and len(delivered) >= len(targets)
                 target.delivered = target.name in delivered or unnamed
         url = asked.url or services.health().get("url") or ""
-        lines = [line for target in targets for line in target.missing(url, services.events_token())]
+        lines = [
+            line for target in targets for line in target.missing(url, services.events_token() or "SECRET")
+        ]
         found: dict[str, Any] = {
             "bucket": bucket,
             "connected": not lines,
@@ -137,15 +144,28 @@ class Connecting:
         probe = services.notifications.expect(key)
         try:
             await services.in_thread(services.objects.put, bucket, key, b"headrace")
+            looking = asyncio.create_task(self._look_for_strays(key, probe))
             try:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await _deliveries(probe, expected)
             finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
                 await services.in_thread(services.objects.delete, bucket, key)
             return list(probe.deliveries)
         finally:
             probe.close()
+
+    async def _look_for_strays(self, key: str, probe: Probe) -> None:
+        """Find the deliveries that other nodes got: each has left an object."""
+        services = self._services
+        while services.store.shared:
+            await services.clock.sleep(LOOK_EVERY_S)
+            found = await services.in_thread(services.objects.list, SYSTEM_BUCKET, prefix=f"{STRAYS}{key}/")
+            for info in found:
+                await services.in_thread(services.objects.delete, SYSTEM_BUCKET, info.key)
+                probe.deliver(info.key.rpartition("/")[2].removeprefix(_NAMED))
 
     def _wants_removals(self, bucket: str) -> bool:
         """Whether a function's trigger of this bucket asks for removals."""
@@ -158,6 +178,11 @@ class Connecting:
 
     async def _rules(self) -> BucketRules:
         return await self._services.in_thread(open_rules, self._services.objects_url)  # type: ignore[no-any-return]
+
+
+def leave_stray(objects: ObjectStore, key: str, target: str) -> None:
+    """Leave word of a probe's delivery for the node that put it."""
+    objects.put(SYSTEM_BUCKET, f"{STRAYS}{key}/{_NAMED}{quote(target, safe='')}", b"")
 
 
 def set_rules(

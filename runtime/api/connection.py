@@ -27,9 +27,9 @@ from headrace.runtime.errors import (
     HeadersTooLarge,
     HeadraceError,
     NodeStopping,
+    Overloaded,
     RequestTimeout,
     TargetTooLong,
-    TooManyConnections,
 )
 
 SWEEP_S = 0.5
@@ -41,6 +41,9 @@ class Bounds:
 
     Attributes:
         connections: how many there may be; more are answered 503.
+        bodies_bytes: what all requests together may hold while they are read. One of more than `body_bytes`
+            is not counted: no call has so large a body, and what does is written on as it comes.
+        unsent_bytes: what may wait in all for callers to take it; the slowest are dropped beyond.
         target_bytes, head_bytes, headers: a request's path and query, its headers, and their number.
         head_s: from the first byte of a request to the end of its headers.
         body_s: how long a body may pause. Apart from that it must bring `body_rate` bytes a second.
@@ -52,6 +55,9 @@ class Bounds:
     """
 
     connections: int = 10_000
+    bodies_bytes: int = 512 << 20
+    body_bytes: int = 16 << 20
+    unsent_bytes: int = 256 << 20
     target_bytes: int = 8 << 10
     head_bytes: int = 32 << 10
     headers: int = 200
@@ -99,6 +105,8 @@ class Front:
         self.report = report
         self.bounds = bounds or Bounds()
         self.open: set[Connection] = set()
+        self.bodies = 0
+        """Bytes of requests that are being read, without those that are too large to be held."""
         self.stopping = False
         self._clock = clock
         self.step()
@@ -121,6 +129,13 @@ class Front:
         self.date = f"date: {formatdate(self._clock.now(), usegmt=True)}\r\n".encode()
         for connection in [one for one in self.open if now > one.deadline or now > one.write_deadline]:
             connection.expire()
+        paused = [one for one in self.open if one.paused]
+        unsent = sum(one.transport.get_write_buffer_size() for one in paused)
+        for connection in sorted(paused, key=lambda one: one.write_deadline):
+            if unsent <= self.bounds.unsent_bytes:
+                break
+            unsent -= connection.transport.get_write_buffer_size()
+            connection.transport.abort()
 
 
 class Connection(asyncio.Protocol):
@@ -196,7 +211,11 @@ class Connection(asyncio.Protocol):
         most = front.bounds.connections
         if len(front.open) >= most or front.stopping:
             stopping = front.stopping
-            self._answer_with(NodeStopping("the node is stopping") if stopping else TooManyConnections(most))
+            self._answer_with(
+                NodeStopping("the node is stopping")
+                if stopping
+                else Overloaded(f"it has {most:,} connections")
+            )
             self._close()
             return
         front.open.add(self)
@@ -211,6 +230,8 @@ class Connection(asyncio.Protocol):
         for exchange in (self._exchange, self._latest, *self._pipeline):
             if exchange is not None:
                 exchange.lose()
+        for exchange in self._pipeline:
+            exchange.done()
         self._pipeline.clear()
         self.resume_writing()
 
@@ -332,6 +353,8 @@ class Connection(asyncio.Protocol):
         if exchange is None or exchange.lost:
             return
         exchange.feed(body)
+        if self._front.bodies > self._bounds.bodies_bytes and exchange.counted > 0:
+            self._refusal = self._refusal or Overloaded("too many requests are on their way in")
         self.deadline = min(
             self._front.now + self._bounds.body_s, self.deadline + len(body) / self._bounds.body_rate
         )
@@ -354,6 +377,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self, exchange: "Exchange") -> None:
         """The application is done with the exchange that was under way."""
+        exchange.done()
         if exchange is not self._exchange:
             return
         self._exchange = None
@@ -424,6 +448,8 @@ class Connection(asyncio.Protocol):
         self.deadline = _NEVER
         self._refusal = error
         broken = self._latest
+        for exchange in self._pipeline:
+            exchange.done()
         self._pipeline.clear()  # the answer under way is this connection's last
         if self._exchange is not None and self._exchange is not broken:
             return
@@ -433,6 +459,7 @@ class Connection(asyncio.Protocol):
         self._exchange = self._latest = None
         if broken is not None:
             broken.lose()
+            broken.done()
         self._answer_with(error)
         self._linger()
 
@@ -485,6 +512,7 @@ class Exchange:
         "_start",
         "_waiter",
         "complete",
+        "counted",
         "held",
         "keep_alive",
         "lost",
@@ -506,6 +534,8 @@ class Exchange:
         self._chunked = False
         self._length = -1
         self.held = 0
+        self.counted = 0
+        """What of it counts for all requests together; -1 when it does not count any more."""
         self.complete = False
         """All of the request has come."""
         self.keep_alive = keep_alive
@@ -548,7 +578,24 @@ class Exchange:
         """Some of the request's body."""
         self._chunks.append(body)
         self.held += len(body)
+        self._count(len(body))
         self._wake()
+
+    def _count(self, size: int) -> None:
+        """Add to what all requests hold, and take it back once this one is too large to be held."""
+        front = self._connection._front
+        if self.counted >= 0:
+            self.counted += size
+            front.bodies += size
+            if self.counted > front.bounds.body_bytes:
+                front.bodies -= self.counted
+                self.counted = -1
+
+    def done(self) -> None:
+        """Nothing of it is held any more."""
+        if self.counted > 0:
+            self._connection._front.bodies -= self.counted
+            self.counted = -1
 
     def end_body(self) -> None:
         """All of it has come."""

@@ -216,13 +216,14 @@ OPERATIONS: dict[str, Operation] = {
     "POST /v1/functions/{name}/invoke": Operation(
         "Call a function, now or durably with mode=async; delay_s, priority, tags and key need mode=async",
         query={
-            "mode": {"enum": ["sync", "async"], "default": "sync"},
+            "mode": {"enum": ["sync", "async", "stream"], "default": "sync"},
             **_INVOKE_QUERY,
             "idempotency_ttl_s": {"type": "number", "minimum": 1, "maximum": 2_592_000},
         },
         headers=_KEY_HEADERS,
         body=_ANYTHING,
         answers={"200": _ANYTHING, "202": _ref("Accepted")},
+        gives="*/*",
     ),
     "POST /v1/functions/{name}/invoke-many": Operation(
         "Accept many events of one function: all or none",

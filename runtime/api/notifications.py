@@ -28,6 +28,8 @@ class Notifications:
         self._in_hand = 0
         self._probes: dict[str, Probe] = {}
         self.is_open = False
+        self.stray: Callable[[str, str], None] | None = None
+        """Told of the deliveries of probes that another node may have put: key and target."""
 
     def subscribe(self, bucket: str, hear: Hear) -> Callable[[], None]:
         """Have a bucket's notifications told to `hear`, until the returned function is called."""
@@ -77,6 +79,8 @@ class Notifications:
             probe = self._probes.get(info.key)
             if probe is not None:
                 probe.deliver(target)
+            elif self.stray is not None:
+                self.stray(info.key, target)
             return ()
         found = self._hearers.get(info.bucket)
         if found is not None:

@@ -189,6 +189,10 @@ def _user_operation(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
         parameters += [
             {"name": name, "in": "header", "schema": schema} for name, schema in KEY_HEADERS.items()
         ]
+    if endpoint.rules.callback:
+        about = "Told of the end by a POST, signed as Standard Webhooks says."
+        url = {"type": "string", "format": "uri", "maxLength": 2048, "description": about}
+        parameters.append({"name": "Headrace-Callback", "in": "header", "schema": url})
     if parameters:
         operation["parameters"] = parameters
     if body is not None and route.method not in ("GET", "HEAD"):
@@ -211,6 +215,8 @@ def _user_responses(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
         responses["200"] = _response("The function's result.", schema, "application/json")
     else:
         responses["200"] = _response("The function's result.", {}, "*/*")
+    if endpoint.rules.etag and endpoint.route.method == "GET" and "200" in responses:
+        responses["304"] = {"description": "The caller has it: `If-None-Match` names its ETag."}
     failures: Mapping[str, str] = _FAILURES
     if endpoint.rules.scope is not None:
         failures = {**failures, **_KEY_FAILURES}

@@ -153,6 +153,10 @@ class RouteTable:
         found = self._exact.get(path)
         return found.get(method) if found is not None else None
 
+    def has(self, path: str) -> bool:
+        """Whether a function has this very path."""
+        return path in self._exact
+
     def methods(self, path: str, raw_path: str) -> dict[str, Endpoint]:
         """The endpoints that answer at a path, by method."""
         found = dict(self._exact.get(path, {}))

@@ -129,14 +129,15 @@ class Fired(msgspec.Struct, gc=False):
     """A schedule fired for a due instant. Refused with Duplicate when it already had, or when `generation` is
     not the newest.
 
-    `cause` is `due`, `missed` (made up for), `queued` (what an overlap had put off), `run` (by hand),
-    `backfill`, or `skipped`, which records that the instant does not fire. `subject` is the invocation or job
-    that was accepted with it; whoever accepts it fills that in.
+    `cause` is `due`, `missed` (made up for), `queued` (what had waited), `run` (by hand) or `backfill`; or,
+    without an event, `skipped`, which records that the instant does not fire, or `waits`: it is the one that
+    waits for an earlier one's end, or skipped when one waits already. `subject` is the invocation or job that
+    was accepted with it; whoever accepts it fills that in.
 
-    Of the causes `due`, `missed` and `queued`, `overlap` says what is done while an earlier one's invocation
-    or job has not ended; then the write is refused with Overlapping. `skip` records that it is skipped,
-    `queue` that it waits, or that it is skipped when one waits already, `cancel` nothing; `allow` never
-    refuses.
+    Of the causes `due`, `missed` and `queued`, with another `overlap` than `allow`, it is refused with
+    Overlapping while the invocation or job of an earlier one has not ended; `skip` and `queue` also while one
+    waits, before which `cancel` goes. While another node decides about the schedule it is refused with
+    Contended.
 
     With `backfill`, its backfill moves on to this instant, past `present` that had fired before. It is
     refused with Duplicate when the backfill has ended or is further, and with Overlapping while as many of

@@ -59,6 +59,8 @@ class S3Store:
     Args:
         retries: how often a request that was not answered is tried again.
         silence_s: seconds for which a server may say nothing in an answer.
+        patient: whether that holds also after a request was given up; otherwise, until one is answered, they
+            are tried twice.
 
     Making one sends nothing.
     """
@@ -71,9 +73,10 @@ class S3Store:
         clock: Clock,
         retries: int = RETRIES,
         silence_s: float = SILENCE_S,
+        patient: bool = True,
     ) -> None:
         self.connection = S3Connection(
-            endpoint, credentials, clock=clock, retries=retries, silence_s=silence_s
+            endpoint, credentials, clock=clock, retries=retries, silence_s=silence_s, patient=patient
         )
         self._conditions_heeded = False
 

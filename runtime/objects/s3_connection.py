@@ -32,6 +32,7 @@ from headrace.runtime.objects.s3_signature import (
 )
 
 RETRIES = 8
+_RETRIES_OF_THE_AWAY = 1
 _CONNECTIONS = 16
 _PAUSE_S = 0.1
 _PAUSE_S_MAX = 4.0
@@ -74,6 +75,8 @@ class S3Connection:
     Args:
         retries: how often a request is tried again before ObjectServerUnavailable.
         silence_s: seconds for which a server may say nothing in an answer.
+        patient: whether a request is tried so often also after another one was given up. Where few threads
+            serve many callers, a server that is away would otherwise hold all of them.
 
     `ahead_s` is by how much the server's clock was found to be ahead of `clock`, 0 while it is near enough.
     """
@@ -86,12 +89,14 @@ class S3Connection:
         clock: Clock,
         retries: int = RETRIES,
         silence_s: float = SILENCE_S,
+        patient: bool = True,
     ) -> None:
         self.endpoint = endpoint
         self._credentials = credentials
         self._clock = clock
         self._retries = retries
         self._silence_s = silence_s
+        self._patient = patient
         self._begin()
 
     def _begin(self) -> None:
@@ -99,10 +104,11 @@ class S3Connection:
         self._pool: urllib3.HTTPConnectionPool | None = None
         self._parents: list[urllib3.HTTPConnectionPool] = []
         self.ahead_s = 0.0
+        self._away = False
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("endpoint", "_credentials", "_clock", "_retries", "_silence_s")
+        kept = ("endpoint", "_credentials", "_clock", "_retries", "_silence_s", "_patient")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -172,8 +178,10 @@ class S3Connection:
             self.ahead_s = _http_date(answer.headers["date"]) - self._clock.now()
             answer = self._send_once(method, path, query, headers, body, stream=stream)
         if answer.status in _OVERLOADED:
+            self._away = not self._patient
             why = answer.message or answer.code or f"it answers with {answer.status}"
             raise ObjectServerUnavailable(self.endpoint.base, why)
+        self._away = False
         if answer.status in (301, 401, 403) or answer.code in _REFUSALS:
             raise ObjectServerRefuses(self.endpoint.base, f"{method} {path}", _why_refused(answer))
         return answer
@@ -213,7 +221,7 @@ class S3Connection:
                 f"{encoded}?{text}" if text else encoded,
                 body=_sendable(body) if body or method in ("PUT", "POST") else None,
                 headers=own,
-                retries=_Retries(self._retries),
+                retries=_Retries(min(self._retries, _RETRIES_OF_THE_AWAY) if self._away else self._retries),
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
@@ -224,6 +232,7 @@ class S3Connection:
             data = response.read(_ANSWER_BYTES_MAX, decode_content=False)
             response.drain_conn()
         except HTTPError as error:
+            self._away = not self._patient
             raise ObjectServerUnavailable(self.endpoint.base, _why(error)) from error
         # A multipart upload may fail after its 200 was sent: then the body is an error.
         failed = response.status >= 300 or (data.startswith(b"<?xml") and b"<Error>" in data[:200])

@@ -45,12 +45,15 @@ def credentials_for(url: str | Path) -> Credentials | None:
     return credentials_from() if isinstance(url, str) and url.lower().startswith("s3://") else None
 
 
-def open_store(url: str | Path, *, fsync: bool = True, credentials: Credentials | None = None) -> ObjectStore:
+def open_store(
+    url: str | Path, *, fsync: bool = True, credentials: Credentials | None = None, patient: bool = True
+) -> ObjectStore:
     """The object store at a folder's path, or at a URL of a kind in the table below.
 
     Args:
         fsync: whether a folder's writes outlive a power cut.
         credentials: for a server; by default those in the environment. A folder needs none.
+        patient: whether every request waits for a server that is away; if not, only until one has given up.
 
     Raises: InvalidSettings if nothing can open the URL; what the store raises when it starts.
     """
@@ -63,7 +66,7 @@ def open_store(url: str | Path, *, fsync: bool = True, credentials: Credentials 
                 raise InvalidSettings(
                     f"no object store is reached by {scheme}://", f"Give a folder's path or {known}."
                 )
-            return opener(url, credentials)
+            return opener(url, credentials, patient)
         if not url:
             raise InvalidSettings(
                 "the object store's folder is empty", "Give a folder's path or s3://HOST:PORT."
@@ -71,11 +74,13 @@ def open_store(url: str | Path, *, fsync: bool = True, credentials: Credentials 
     return FolderStore(Path(url), fsync=fsync)
 
 
-def _open_s3(url: str, credentials: Credentials | None) -> ObjectStore:
+def _open_s3(url: str, credentials: Credentials | None, patient: bool) -> ObjectStore:
     # Only who keeps objects on a server pays for importing what speaks HTTP.
     from headrace.runtime.objects.s3 import S3Store
 
-    return S3Store(parse_endpoint(url), credentials or credentials_from(), clock=SystemClock())
+    return S3Store(
+        parse_endpoint(url), credentials or credentials_from(), clock=SystemClock(), patient=patient
+    )
 
 
-_OPENERS: dict[str, Callable[[str, Credentials | None], ObjectStore]] = {"s3": _open_s3}
+_OPENERS: dict[str, Callable[[str, Credentials | None, bool], ObjectStore]] = {"s3": _open_s3}

@@ -36,6 +36,8 @@ _KEPT = (
     "VIRTUAL_ENV",
     "CONDA_PREFIX",
     "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
     *fault.VARIABLES,
 )
 _KEPT_PREFIXES = ("PYTHON", "LC_")

@@ -1,13 +1,12 @@
 """Firing: the step that decides, for each due instant of a schedule, whether it fires.
 
-Imports the floor and its own room. Several nodes ask for one instant at once: they wait for each other at the
-schedule's row, and whoever comes second is refused by what the first has left.
+Imports the floor and its own room. Several nodes ask for one instant at once: the schedule's row is locked by
+one of them, the others are told to ask again, and are then refused by what the first has left.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-from headrace.runtime.errors import Duplicate, Overlapping
+from headrace.runtime.errors import Contended, Duplicate, Overlapping
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.write import Applied, Fired
 from headrace.runtime.store.database import Database
@@ -29,14 +28,8 @@ IN_TURN = frozenset(("due", "missed", "queued"))
 
 def fired(transaction: Recording, write: Fired, now: float) -> Applied:
     db = transaction.db
-    duplicate = Duplicate(f"schedule {write.schedule} at {write.due_at}, generation {write.generation}")
-    row = db.execute(
-        f"SELECT generation, queued_at, forgotten_at FROM schedule WHERE name = ?{db.dialect.lock}",
-        (write.schedule,),
-    ).fetchone()
-    if row is None or row[0] != write.generation:
-        raise Refused(duplicate)
-    queued_at, forgotten_at = row[1:]
+    queued_at, forgotten_at = _locked(db, write)
+    duplicate = _duplicate(write)
     known = db.execute(
         "SELECT cause FROM fired WHERE schedule = ? AND due_at = ?", (write.schedule, write.due_at)
     ).fetchone()
@@ -44,9 +37,12 @@ def fired(transaction: Recording, write: Fired, now: float) -> Applied:
     if not write.again and (forgotten or _stands(write, known, queued_at)):
         raise Refused(duplicate)
     if write.overlap != "allow" and write.cause in IN_TURN:
-        _look_for_overlap(db, write, queued_at, now)
+        _look_for_overlap(db, write, queued_at)
     if write.backfill is not None:
         _move_backfill(db, write, duplicate)
+    if write.cause == "waits":
+        _queue(db, write, queued_at, now)
+        return PLAIN
     if queued_at is not None and (queued_at == write.due_at or write.overlap == "cancel"):
         # It fires now, or gives way to this one.
         db.execute("UPDATE schedule SET queued_at = NULL WHERE name = ?", (write.schedule,))
@@ -55,8 +51,7 @@ def fired(transaction: Recording, write: Fired, now: float) -> Applied:
                 "UPDATE fired SET cause = 'skipped' WHERE schedule = ? AND due_at = ?",
                 (write.schedule, queued_at),
             )
-    cause = "due" if write.cause == "queued" else write.cause
-    _remember(db, write, cause, write.subject, now)
+    _remember(db, write, "due" if write.cause == "queued" else write.cause, now)
     return PLAIN
 
 
@@ -73,53 +68,57 @@ def unended(db: Database, ids: list[int]) -> list[int]:
     return [id for id in ids if id in found]
 
 
+def _duplicate(write: Fired) -> Duplicate:
+    return Duplicate(f"schedule {write.schedule} at {write.due_at}, generation {write.generation}")
+
+
+def _locked(db: Database, write: Fired) -> tuple[float | None, float | None]:
+    """What the schedule's row says of `queued_at` and `forgotten_at`; it stays so until the end of the
+    transaction.
+
+    Nobody waits for the row: a transaction holds those of many schedules, in whatever order they came, so
+    that waiting nodes would often wait for each other.
+    """
+    row = db.execute(
+        f"SELECT generation, queued_at, forgotten_at FROM schedule WHERE name = ?{db.dialect.skip}",
+        (write.schedule,),
+    ).fetchone()
+    if row is None:
+        row = db.execute("SELECT generation FROM schedule WHERE name = ?", (write.schedule,)).fetchone()
+        if row is not None and row[0] == write.generation:
+            raise Refused(Contended(f"schedule {write.schedule}"))
+    if row is None or row[0] != write.generation:
+        raise Refused(_duplicate(write))
+    return row[1], row[2]
+
+
 def _stands(write: Fired, known: Any, queued_at: float | None) -> bool:
     """Whether what is recorded of the instant refuses this write."""
     if write.cause == "queued":
         return known is None or queued_at != write.due_at
     if known is None:
         return False
-    return write.cause in (*IN_TURN, "skipped") or known[0] != "skipped"
+    return write.cause not in ("run", "backfill") or known[0] != "skipped"
 
 
-def _look_for_overlap(db: Database, write: Fired, queued_at: float | None, now: float) -> None:
-    """Refuse what would overlap with an earlier fire, and record what the policy says of it."""
+def _look_for_overlap(db: Database, write: Fired, queued_at: float | None) -> None:
+    """Refuse what would overlap with an earlier fire."""
     newest = db.execute(
         "SELECT subject FROM fired WHERE schedule = ? AND subject IS NOT NULL"
         " AND cause IN ('due', 'missed') ORDER BY due_at DESC LIMIT ?",
         (write.schedule, LIVE_MAX),
     )
     live = unended(db, [subject for [subject] in newest])
-    waits = queued_at is not None and write.cause != "queued"
-    if not live and (not waits or write.overlap == "cancel"):
-        return
-    leaves = write.cause != "queued" and write.overlap in ("skip", "queue")
-    raise Refused(
-        Overlapping(write.schedule, [show_id(id) for id in live]),
-        _leaving(write, now) if leaves else None,
-    )
+    waits = queued_at is not None and write.cause != "queued" and write.overlap != "cancel"
+    if live or waits:
+        raise Refused(Overlapping(write.schedule, [show_id(id) for id in live]))
 
 
-def _leaving(write: Fired, now: float) -> Callable[[Recording], None]:
-    """Record of a refused instant that it waits, or that it is skipped."""
-
-    def leave(transaction: Recording) -> None:
-        db = transaction.db
-        # With the refusal the schedule's row was let go, so that another node may have fired meanwhile.
-        [queued_at] = db.execute(
-            f"SELECT queued_at FROM schedule WHERE name = ?{db.dialect.lock}", (write.schedule,)
-        ).fetchone()
-        known = db.execute(
-            "SELECT cause FROM fired WHERE schedule = ? AND due_at = ?", (write.schedule, write.due_at)
-        ).fetchone()
-        if known is not None:
-            return
-        waits = write.overlap == "queue" and queued_at is None
-        _remember(db, write, "queued" if waits else "skipped", None, now)
-        if waits:
-            db.execute("UPDATE schedule SET queued_at = ? WHERE name = ?", (write.due_at, write.schedule))
-
-    return leave
+def _queue(db: Database, write: Fired, queued_at: float | None, now: float) -> None:
+    """One instant waits; while it does, others are skipped."""
+    _remember(db, write, "queued" if queued_at is None else "skipped", now)
+    if queued_at is None:
+        db.execute("UPDATE schedule SET queued_at = ? WHERE name = ?", (write.due_at, write.schedule))
 
 
 def _move_backfill(db: Database, write: Fired, duplicate: Duplicate) -> None:
@@ -140,15 +139,15 @@ def _move_backfill(db: Database, write: Fired, duplicate: Duplicate) -> None:
     )
 
 
-def _remember(db: Database, write: Fired, cause: str, subject: int | None, now: float) -> None:
+def _remember(db: Database, write: Fired, cause: str, now: float) -> None:
     db.execute(
         "INSERT INTO fired (schedule, due_at, fired_at, cause, subject, backfill) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (schedule, due_at) DO UPDATE SET fired_at = excluded.fired_at, cause = excluded.cause,"
         " subject = excluded.subject, backfill = excluded.backfill",
-        (write.schedule, write.due_at, now, cause, subject, write.backfill),
+        (write.schedule, write.due_at, now, cause, write.subject, write.backfill),
     )
     # An instant that is fired by hand says nothing of those between.
-    moves = write.cause in (*IN_TURN, "skipped")
+    moves = write.cause not in ("run", "backfill")
     db.execute(
         "UPDATE schedule SET recorded = coalesce(recorded, 0) + 1, last_due_at = CASE WHEN :moves = 0"
         " OR last_due_at > :due THEN last_due_at ELSE :due END WHERE name = :name",

@@ -26,6 +26,10 @@ _BACKFILL = (
 
 def schedule(db: Database, name: str, definition: str, now: float) -> ScheduleState:
     """The schedule, made or changed; of several nodes that bring the same definition, one changes it."""
+    # Nearly always nothing is to be changed; the statement below locks the row all the same.
+    row = db.execute(f"SELECT {_COLUMNS} FROM schedule WHERE name = ?", (name,)).fetchone()
+    if row is not None and row[1] == definition:
+        return _schedule_of(row)
     with db.transaction():
         db.execute(
             "INSERT INTO schedule (name, definition, generation, anchor, paused)"

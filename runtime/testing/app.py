@@ -28,7 +28,7 @@ from headrace.runtime.client.payload import encode_payload
 from headrace.runtime.clock import Clock, SystemClock
 from headrace.runtime.code import request_for, request_for_app
 from headrace.runtime.embedded import NodeBackend
-from headrace.runtime.errors import BadRequest, InvalidSettings, LoadFailed, WrongState
+from headrace.runtime.errors import BadRequest, InvalidSettings, LoadFailed, NodeStopping, WrongState
 from headrace.runtime.loading import Loaded, assemble, load
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.ids import show_id
@@ -176,6 +176,11 @@ class AppUnderTest:
             thread.shutdown()
         if self._data is not None and self._folder is None:
             shutil.rmtree(self._data, ignore_errors=True)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a node: not after `crash`, nor after a fault that killed it."""
+        return self._node is not None
 
     def crash(self) -> None:
         """Kill the node: nothing is handed back and nothing more is recorded. `restart` starts another on
@@ -505,8 +510,11 @@ class AppUnderTest:
         end = self.clock.monotonic() + WAIT_S_MAX
         while True:
             self._loop.run_until_quiet()
+            self._bury()
             if task.done():
                 return task.result()
+            if self._node is None:
+                raise NodeStopping("the node was killed")
             if not self._run_attempts() and (self.clock.monotonic() > end or not self.clock.pass_to_next()):
                 task.cancel()
                 self._loop.run_until_quiet()
@@ -517,9 +525,15 @@ class AppUnderTest:
             return
         for _ in range(ATTEMPTS_MAX):
             self._loop.run_until_quiet()
+            self._bury()
             if not self._run_attempts():
                 return
         raise AssertionError(f"still not idle after {ATTEMPTS_MAX:,} rounds: do functions call each other?")
+
+    def _bury(self) -> None:
+        """A node that a fault has killed is gone."""
+        if self._store is not None and self._store.cut:
+            self._stop()
 
     def _run_attempts(self) -> bool:
         """Run what is held in this process and has not begun; whether there was anything."""
@@ -534,6 +548,8 @@ class AppUnderTest:
                 pool.run(token)
             finally:
                 self._depth -= 1
+            if self._pool is not pool:  # the node was killed under it
+                return True
             loop.call_soon(pool.flush)
         return ran
 

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from headrace.runtime.errors import BadRequest, HeadraceError, StoreUnavailable, WorkerCrashed
 from headrace.runtime.model.invocation import Outcome
 from headrace.runtime.model.write import Write
@@ -17,6 +19,17 @@ from headrace.runtime.objects.memory import MemoryStore
 from headrace.runtime.store.protocol import Done, Gather, Item
 
 PLANNED_MAX = 100_000
+_KILLED = "this node was killed"
+
+
+class Death(msgspec.Struct, frozen=True):
+    """The node dies over a list of writes: before it is recorded, or after that and before anybody knows."""
+
+    recorded: bool
+
+
+Planned = HeadraceError | Death | None
+"""What becomes of a list of writes; None is nothing out of the ordinary."""
 
 
 class Faults:
@@ -28,7 +41,7 @@ class Faults:
 
     def __init__(self, *, workers: bool = False) -> None:
         self._workers = workers
-        self._store: deque[HeadraceError | None] = deque()
+        self._store: deque[Planned] = deque()
         self._objects: deque[HeadraceError | None] = deque()
         self._notices: deque[int] = deque()
         self._crashes: dict[str, deque[bool]] = {}
@@ -37,7 +50,7 @@ class Faults:
     def left(self) -> int:
         """How many of the faults that were asked for have not happened yet."""
         return (
-            sum(error is not None for error in (*self._store, *self._objects))
+            sum(planned is not None for planned in (*self._store, *self._objects))
             + len(self._notices)
             + sum(len(planned) for planned in self._crashes.values())
         )
@@ -56,6 +69,12 @@ class Faults:
         Whatever the node records counts: events, outcomes, the rows of triggers.
         """
         self._store.extend(_plan(times, after, error or StoreUnavailable("the test has the store fail")))
+
+    def crash_node(self, *, after: int = 0, recorded: bool = False) -> None:
+        """Have the node killed over a list of writes, after letting the next `after` pass: before it is
+        recorded, or, with `recorded`, when it is and nobody has been told. See `AppUnderTest.is_up`.
+        """
+        self._store.extend([*[None] * _checked(after), Death(recorded)])
 
     def fail_objects(self, times: int = 1, *, after: int = 0, error: HeadraceError | None = None) -> None:
         """Have the buckets refuse `times` reads or writes of objects, as `fail_store` does."""
@@ -85,8 +104,8 @@ class Faults:
 
     # ---- asked when it might happen ----
 
-    def store_error(self) -> HeadraceError | None:
-        """What the store's next list of writes ends with."""
+    def next_writes(self) -> Planned:
+        """What becomes of the store's next list of writes."""
         return self._store.popleft() if self._store else None
 
     def objects_error(self) -> HeadraceError | None:
@@ -150,7 +169,7 @@ class WatchedStore:
             if self.cut and name != "stop":
                 if name in ("release", "leave"):
                     return None
-                raise StoreUnavailable("this node was killed")
+                raise StoreUnavailable(_KILLED)
             self.in_hand += 1
             try:
                 return await found(*args, **kwargs)
@@ -161,12 +180,15 @@ class WatchedStore:
 
     async def apply(self, writes: Sequence[Write], *, now: float) -> Any:
         """See QueueStore."""
-        self._check(writes)
+        dies = self._check(writes)
         self.in_hand += 1
         try:
-            return await self._store.apply(writes, now=now)
+            applied = await self._store.apply(writes, now=now)
         finally:
             self.in_hand -= 1
+        if dies:
+            raise self._die()
+        return applied
 
     def submit(
         self,
@@ -178,12 +200,16 @@ class WatchedStore:
     ) -> None:
         """See QueueStore."""
         try:
-            self._check(writes)
+            dies = self._check(writes)
         except HeadraceError as error:
             asyncio.get_running_loop().call_soon(done, error)
             return
         self.in_hand += 1
-        self._store.submit(writes, self._counted(done), now=now, on_disk=on_disk)
+        told = self._counted(done)
+        if dies:
+            self._store.submit(writes, lambda _: told(self._die()), now=now)
+        else:
+            self._store.submit(writes, told, now=now, on_disk=on_disk)
 
     def submit_later(self, gather: Gather) -> None:
         """See QueueStore."""
@@ -210,15 +236,23 @@ class WatchedStore:
     def _let_go(self) -> None:
         self.in_hand -= 1
 
-    def _check(self, writes: Sequence[Write]) -> None:
+    def _die(self) -> HeadraceError:
+        self.cut = True
+        return StoreUnavailable(_KILLED)
+
+    def _check(self, writes: Sequence[Write]) -> bool:
+        """Whether the node is to die when the list is recorded. Raises what the list ends with otherwise."""
         if self.cut:
-            raise StoreUnavailable("this node was killed")
+            raise StoreUnavailable(_KILLED)
         if not writes:
-            return
+            return False
         self._happened()
-        error = self._faults.store_error()
-        if error is not None:
-            raise error
+        planned = self._faults.next_writes()
+        if isinstance(planned, HeadraceError):
+            raise planned
+        if planned is not None and not planned.recorded:
+            raise self._die()
+        return planned is not None
 
 
 def _plan(times: int, after: int, error: HeadraceError) -> list[HeadraceError | None]:

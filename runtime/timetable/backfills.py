@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import Duplicate, HeadraceError, Overlapping, Retryable
+from headrace.runtime.errors import Contended, Duplicate, HeadraceError, Overlapping, Retryable
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Fired, Write
@@ -32,6 +32,9 @@ TURN_FIRES = 100
 """Instants that one backfill fires before the others have their turn."""
 
 PAGE = 500
+
+CONTENDED_S = 0.05
+"""How long another node is let decide about a schedule: a commit or two."""
 
 Accept = Callable[[FunctionSpec, Timed, Sequence[Mapping[str, Any]], Sequence[Write]], Awaitable[list[str]]]
 """Record events of a trigger of a function, with writes."""
@@ -152,6 +155,10 @@ class Backfills:
             await self._accept(spec, trigger, [event], [fired])
         except Overlapping as error:
             self._watch_all(error.ids)
+            return False
+        except Contended:
+            await self._clock.sleep(CONTENDED_S)
+            self.wake()
             return False
         except Duplicate:
             return False  # another node was first, or it was cancelled: the next turn sees which

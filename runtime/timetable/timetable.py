@@ -15,6 +15,7 @@ from headrace.runtime.clock import Clock
 from headrace.runtime.errors import (
     AlreadyFired,
     BadRequest,
+    Contended,
     Duplicate,
     UnknownBackfill,
     UnknownSchedule,
@@ -24,7 +25,7 @@ from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Fired
 from headrace.runtime.store.protocol import Backfill, Fire, ScheduleState, Store
-from headrace.runtime.timetable.backfills import PAGE, Accept, Backfills, Declared
+from headrace.runtime.timetable.backfills import CONTENDED_S, PAGE, Accept, Backfills, Declared
 from headrace.runtime.trigger import Timed
 
 INSTANTS_MAX = 100_000
@@ -155,11 +156,15 @@ class Timetable:
             due, again = _between_seconds(self._clock.now()), True
         event = trigger.event(state.name, due, id=show_id(self._ids.next()))
         fired = Fired(state.name, due, state.generation, "run", again=again)
-        try:
-            [id] = await self._accept(spec, trigger, [event], [fired])
-        except Duplicate:
-            raise AlreadyFired(state.name, show_moment(due)) from None
-        return due, id
+        while True:
+            try:
+                [id] = await self._accept(spec, trigger, [event], [fired])
+            except Contended:
+                await self._clock.sleep(CONTENDED_S)
+            except Duplicate:
+                raise AlreadyFired(state.name, show_moment(due)) from None
+            else:
+                return due, id
 
     # ---- backfills ----
 

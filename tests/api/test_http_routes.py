@@ -247,6 +247,16 @@ async def test_a_route_with_a_key_is_open_to_keys_of_its_function(node: InlineNo
     assert (await ask(node, "GET", "/private", x_api_key="k-hashed")).status == 200
 
 
+async def test_two_keys_do_not_share_what_each_calls_once(node: InlineNode) -> None:
+    first = await ask(node, "GET", "/private", x_api_key="k-one", idempotency_key="same")
+    other = await ask(node, "GET", "/private", x_api_key="k-all", idempotency_key="same")
+    again = await ask(node, "GET", "/private", x_api_key="k-one", idempotency_key="same")
+
+    assert [one.json["key"] for one in (first, other, again)] == ["one", "all", "one"]
+    assert "headrace-repeated" not in other.headers
+    assert again.headers["headrace-repeated"] == "true"
+
+
 async def test_a_route_may_ask_for_a_scope_of_the_users_own(node: InlineNode) -> None:
     refused(await ask(node, "DELETE", "/private", x_api_key="k-one"), 403, "forbidden")
     assert (await ask(node, "DELETE", "/private", x_api_key="k-all")).json == "removed"
@@ -340,6 +350,13 @@ async def test_a_form_brings_files(node: InlineNode) -> None:
     refused(torn, 422, "invalid_event")
 
 
+async def test_a_compressed_body_of_a_direct_call_is_415_too(node: InlineNode) -> None:
+    for action in ("invoke", "invoke-many"):
+        path = f"/v1/functions/web.put/{action}"
+        answer = await node.request("POST", path, b"\x1f\x8b", headers={"content-encoding": "gzip"})
+        refused(answer, 415, "unsupported_media_type")
+
+
 # ---- ETag and HEAD ----
 
 
@@ -405,12 +422,29 @@ async def test_the_access_log_tells_of_each_request_without_its_query(node: Inli
     assert lines[0]["bytes"] == len(answer.body)
     assert lines[0]["request_id"] == answer.headers["x-request-id"]
     assert "secret" not in str(lines)
+    await ask(node, "GET", "/items/%1b%5b2J%0a")
+    assert lines[-1]["path"] == "/items/%1b%5b2J%0a"
 
 
 async def test_a_node_that_stops_closes_its_connections(node: InlineNode) -> None:
     node.services.draining = True
     answer = await ask(node, "GET", "/healthz")
     assert answer.headers["connection"] == "close"
+
+
+async def test_a_route_for_all_paths_does_not_hide_the_nodes_own(tmp_path: Path) -> None:
+    site = App("site")
+
+    @site.on(Http("GET", "/{page:path}"))
+    @site.on(Http("GET", "/docs"))
+    @site.function
+    def show(event: HttpEvent) -> str:
+        return event.path
+
+    async with InlineNode(tmp_path, site) as node:
+        assert (await ask(node, "GET", "/readyz")).json == {"status": "ready"}
+        assert (await ask(node, "GET", "/docs")).json == "/docs"
+        assert (await ask(node, "GET", "/about")).json == "/about"
 
 
 # ---- asynchronous routes ----

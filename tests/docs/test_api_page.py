@@ -14,7 +14,7 @@ from headrace.runtime.api.v1 import Api
 TEXT = (GUIDE / "api.md").read_text(encoding="utf-8")
 # Served before the routing table, since they have to be fast or need no token.
 BESIDE = {
-    "POST /v1/functions/{name}/invoke", "POST /v1/functions/{name}/invoke-many",
+    "POST /v1/functions/{name}/invoke", "POST /v1/functions/{name}/invoke-many", "POST /v1/events/minio",
     "GET /healthz", "GET /readyz", "GET /openapi.json", "GET /docs", "GET /metrics",
 }  # fmt: skip
 

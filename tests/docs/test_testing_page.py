@@ -92,7 +92,7 @@ def test_what_a_test_may_call_is_on_the_page(kind: type) -> None:
     inside = {
         AppUnderTest: {"start", "close", "settle", "next_due", "drive"},
         VirtualClock: {"monotonic", "sleep", "attach", "detach", "something_happened", "pass_to_next"},
-        Faults: {"store_error", "objects_error", "notices", "crash"},
+        Faults: {"next_writes", "objects_error", "notices", "crash"},
     }[kind]
     public = {name for name in vars(kind) if not name.startswith("_")} - inside
     shown = " ".join(row[0] for row in cells(TEXT))

@@ -10,6 +10,13 @@ def amount(chunk):
     return sum(int(row["amount"]) for row in chunk.records())
 
 
+@app.job(split=Csv(chunk="16 KiB"), reduce=lambda one, other: one + other, output="results", retries=5)
+def amount_slowly(chunk, context):
+    found = sum(int(row["amount"]) for row in chunk.records())
+    context.objects.put("work", f"seen/{chunk.index}", b"%d" % found)
+    return found
+
+
 @app.function
 def echo(event):
     return event

@@ -1,6 +1,9 @@
 """A node whose buckets are on a real S3 server: jobs, large payloads, the API's objects, replays, doctor."""
 
 import json
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +11,13 @@ import pytest
 import urllib3
 
 from headrace.runtime.clock import SystemClock
-from headrace.runtime.errors import Invalid, NoSuchObject
+from headrace.runtime.errors import Invalid, NoSuchObject, Retryable
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.s3 import S3Store
 from headrace.runtime.objects.s3_endpoint import parse_endpoint
 from headrace.runtime.objects.s3_signature import Credentials
 from tests.s3_servers import MinioServer, S3Server, VersityServer, program_of
-from tests.serving import Serving, run_command, serving
+from tests.serving import Serving, run_command, serving, wait_until
 
 pytestmark = pytest.mark.service
 CODE = Path(__file__).with_name("s3_functions.py")
@@ -137,6 +140,100 @@ def test_an_older_version_is_read_and_replayed(node: Serving, server: S3Server) 
     told = json.loads(replayed.stdout)
     assert told["same"], (told, replayed.stderr)
     assert first["version_id"] in told["notes"][0]
+
+
+@pytest.mark.timeout(90)
+def test_a_job_outlives_a_server_that_is_killed(own_minio: MinioServer, tmp_path: Path) -> None:
+    own_minio.start()
+    rows = [f"lamp {number},{number % 9}" for number in range(40_000)]
+    with serving(
+        CODE, folder=tmp_path, flags=("--objects", own_minio.objects), env=own_minio.credentials
+    ) as node:
+        client = node.client
+        for bucket in ("inbox", "work", "results"):
+            client.make_bucket(bucket)
+        client.put_object("s3://inbox/x.csv", ("product,amount\n" + "\n".join(rows) + "\n").encode())
+        job = client.submit_job("stored.amount_slowly", "s3://inbox/x.csv")
+        wait_until(lambda: list(client.list_objects("s3://work/seen/")), "a first chunk to be through")
+        own_minio.restart(crash=True)
+        assert job.result(60) == sum(number % 9 for number in range(40_000))
+        node.check_books()
+
+
+@pytest.mark.slow  # it waits until the node has given the server up
+@pytest.mark.timeout(90)
+def test_a_node_serves_on_while_the_server_is_away(own_minio: MinioServer, tmp_path: Path) -> None:
+    own_minio.start()
+    with serving(
+        CODE, folder=tmp_path, flags=("--objects", own_minio.objects), env=own_minio.credentials
+    ) as node:
+        client = node.client
+        client.make_bucket("work")
+        client.put_object("s3://work/k", b"1")
+        own_minio.kill()
+        with pytest.raises(Retryable) as caught:
+            client.get_object("s3://work/k")
+        assert caught.value.code == "object_server_unavailable"
+        # From then on nobody waits long for it, and what needs no objects works as ever.
+        began = time.monotonic()
+        with pytest.raises(Retryable):
+            client.get_object("s3://work/k")
+        assert time.monotonic() - began < 3
+        assert client.invoke("stored.echo", [1]) == [1]
+        own_minio.start()
+        assert client.get_object("s3://work/k") == b"1"
+
+
+def test_a_node_begins_only_when_the_server_answers(own_minio: MinioServer, tmp_path: Path) -> None:
+    node = Serving(CODE, folder=tmp_path, flags=("--objects", own_minio.objects), env=own_minio.credentials)
+    node.launch()
+    own_minio.start()  # later than the node
+    try:
+        assert node.wait_ready().client.buckets() == []
+    finally:
+        node.close()
+
+
+def test_servers_with_tls_are_checked_against_the_authorities_of_the_environment(
+    own_versity: VersityServer, tmp_path: Path
+) -> None:
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    server = TlsVersity(own_versity.program, tmp_path)
+    url = f"s3://{server.endpoint}?tls=true"
+    trusted = {**server.credentials, "SSL_CERT_FILE": str(tmp_path / "cert.pem")}
+    server.start()
+    try:
+        refused = run_command(
+            "doctor", "--json", cwd=tmp_path, env={**server.credentials, "HEADRACE_OBJECTS": url}
+        )
+        [check] = [each for each in json.loads(refused.stdout)["checks"] if each["name"] == "object server"]
+        assert "certificate" in check["found"].lower()
+        with serving(CODE, folder=tmp_path, flags=("--objects", url), env=trusted) as node:
+            node.client.make_bucket("work")
+            assert node.client.invoke("stored.swap") == ["PreconditionFailed", "2"]  # from a worker
+    finally:
+        server.remove()
+
+
+class TlsVersity(VersityServer):
+    """With the certificate in a folder."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        super().__init__(program)
+        self._certificate = ["--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem")]
+
+    def command(self) -> list[str]:
+        return [*self._certificate, *super().command()]
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def test_doctor_looks_at_the_server(server: S3Server, tmp_path: Path) -> None:

@@ -147,6 +147,21 @@ def test_a_busy_server_is_asked_again_and_given_up_in_time(minio_server: MinioSe
     assert store.get(bucket, "k") == b"1"
 
 
+def test_an_impatient_store_waits_for_one_request_only(minio_server: MinioServer, proxy: S3Proxy) -> None:
+    bucket = minio_server.bucket()
+    store = store_at(minio_server, proxy.endpoint, retries=3, patient=False)
+    proxy.plan += ["busy"] * 4
+    with pytest.raises(ObjectServerUnavailable):
+        store.buckets()
+    proxy.plan += ["busy"] * 2
+    with pytest.raises(ObjectServerUnavailable):
+        store.buckets()
+    assert not proxy.plan
+    store.put(bucket, "k", b"1")
+    proxy.plan += ["busy"] * 3
+    assert store.get(bucket, "k") == b"1"  # patient again
+
+
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     store = S3Store(
         S3Endpoint("127.0.0.1:9", False, "us-east-1"), Credentials("a", "b"), clock=SystemClock(), retries=1

@@ -58,12 +58,14 @@ async def test_an_instant_is_remembered_with_what_it_started(store: Store) -> No
 
 
 @pytest.mark.usefixtures("state")
-async def test_an_overlap_is_skipped_and_recorded_so(store: Store) -> None:
+async def test_an_overlap_is_refused_and_recorded_as_skipped(store: Store) -> None:
     await apply(store, *fires(10.0, 1, overlap="skip"))
     refused = await refusal(store, *fires(20.0, 2, overlap="skip"))
 
     assert isinstance(refused, Overlapping)
     assert refused.ids == (show_id(1),)
+    assert await fates(store) == [(10.0, "due", 1)]
+    await apply(store, Fired(NAME, 20.0, 1, "skipped"))
     assert await fates(store) == [(10.0, "due", 1), (20.0, "skipped", None)]
     assert await statuses(store, [2]) == [None]
     assert (await now_of(store)).last_due_at == 20.0
@@ -77,6 +79,8 @@ async def test_one_overlap_waits_and_fires_when_the_earlier_one_has_ended(store:
     await apply(store, *fires(10.0, 1, overlap="queue"))
     for due, id in ((20.0, 2), (30.0, 3)):
         assert isinstance(await refusal(store, *fires(due, id, overlap="queue")), Overlapping)
+        await apply(store, Fired(NAME, due, 1, "waits"))
+        assert isinstance(await refusal(store, Fired(NAME, due, 1, "waits")), Duplicate)
     assert await fates(store) == [(10.0, "due", 1), (20.0, "queued", None), (30.0, "skipped", None)]
     assert (await now_of(store)).queued_at == 20.0
 
@@ -85,6 +89,7 @@ async def test_one_overlap_waits_and_fires_when_the_earlier_one_has_ended(store:
     await settle(store, 1)
     # What comes while one waits goes behind it, though nothing runs any more.
     assert isinstance(await refusal(store, *fires(40.0, 5, overlap="queue")), Overlapping)
+    await apply(store, Fired(NAME, 40.0, 1, "waits"))
     await apply(store, *fires(20.0, 6, **queued))
     assert isinstance(await refusal(store, *fires(20.0, 7, **queued)), Duplicate)
     assert (await now_of(store)).queued_at is None
@@ -108,7 +113,7 @@ async def test_an_overlap_that_is_to_be_cancelled_leaves_nothing_until_it_has_en
 @pytest.mark.usefixtures("state")
 async def test_what_waits_gives_way_to_one_that_cancels(store: Store) -> None:
     await apply(store, *fires(10.0, 1))
-    await refusal(store, *fires(20.0, 2, overlap="queue"))
+    await apply(store, Fired(NAME, 20.0, 1, "waits"))
     await settle(store, 1)
     await apply(store, *fires(30.0, 3, overlap="cancel"))
 
@@ -135,7 +140,7 @@ async def test_what_runs_by_hand_or_in_a_backfill_is_no_overlap(store: Store) ->
 @pytest.mark.usefixtures("state")
 async def test_a_run_by_hand_is_refused_for_what_fired_and_moves_nothing(store: Store) -> None:
     await apply(store, *fires(10.0, 1))
-    await refusal(store, *fires(20.0, 2, overlap="skip"))
+    await apply(store, Fired(NAME, 20.0, 1, "skipped"))
     assert isinstance(await refusal(store, *fires(10.0, 3, cause="run")), Duplicate)
     await apply(store, *fires(10.0, 4, cause="run", again=True))
     await apply(store, *fires(20.0, 5, cause="run"))  # which was skipped
@@ -149,7 +154,7 @@ async def test_a_run_by_hand_is_refused_for_what_fired_and_moves_nothing(store: 
 @pytest.mark.usefixtures("state")
 async def test_a_run_by_hand_takes_the_turn_of_what_waits(store: Store) -> None:
     await apply(store, *fires(10.0, 1))
-    await refusal(store, *fires(20.0, 2, overlap="queue"))
+    await apply(store, Fired(NAME, 20.0, 1, "waits"))
     assert isinstance(await refusal(store, *fires(20.0, 3, cause="run")), Duplicate)
     await apply(store, *fires(20.0, 4, cause="run", again=True))
 

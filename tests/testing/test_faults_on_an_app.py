@@ -3,7 +3,7 @@
 import pytest
 import sample_app
 
-from headrace.runtime.errors import NoSuchObject, StorageFull, WrongState
+from headrace.runtime.errors import NodeStopping, NoSuchObject, StorageFull, StoreUnavailable, WrongState
 from headrace.runtime.model.invocation import Status
 from headrace.testing import AppUnderTest, Faults, VirtualClock
 
@@ -137,6 +137,43 @@ def test_a_node_that_is_killed_loses_nothing_that_was_accepted(
     assert {headrace_app.client.invocation(id)["attempts"] for id in ids} == {1}
     assert len(headrace_app.results("sample.received")) == 2
     headrace_app.verify()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("passed", range(9))
+def test_a_node_that_dies_over_any_commit_doubles_nothing_and_loses_nothing(
+    headrace_app: AppUnderTest,
+    headrace_clock: VirtualClock,
+    headrace_faults: Faults,
+    passed: int,
+    recorded: bool,
+) -> None:
+    headrace_faults.crash_node(after=passed, recorded=recorded)
+    headrace_app.put("texts", "big", "line of text\n" * 300)
+    headrace_app.put("inbox", "a.txt", "hello")
+    headrace_app.run_until_idle()
+    headrace_clock.advance(3 * HOUR_S)
+    assert not headrace_app.is_up
+    headrace_app.restart()
+    headrace_clock.advance(24 * HOUR_S)
+
+    assert headrace_app.results("sample.count") == [300]
+    assert headrace_app.results("sample.received") == [{"key": "a.txt", "size": 5}]
+    assert len(headrace_app.results("sample.nightly")) == 2
+    headrace_app.verify()
+
+
+def test_a_call_under_which_the_node_dies_says_so(
+    headrace_app: AppUnderTest, headrace_faults: Faults
+) -> None:
+    headrace_faults.crash_node(recorded=True)
+    with pytest.raises((NodeStopping, StoreUnavailable)):
+        headrace_app.submit("sample.slowly", {"value": 4})
+    with pytest.raises(WrongState, match="without a node"):
+        headrace_app.invoke("sample.slowly", {"value": 4})
+    headrace_app.restart()
+
+    assert headrace_app.results("sample.slowly") == [8]  # it was recorded, though nobody could know
 
 
 def test_moments_that_pass_while_the_node_is_down_follow_the_misfire_policy(

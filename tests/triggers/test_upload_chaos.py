@@ -102,21 +102,21 @@ def with_sweeps_only(server: S3Server, folder: Path, chance: random.Random, **si
         storm(scene, chance, **size)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 def test_uploads_have_one_effect_each_whatever_becomes_of_their_notifications(
     own_minio: MinioServer, proxy: WebhookProxy, tmp_path: Path, chance: random.Random
 ) -> None:
     in_a_storm_of_deliveries(own_minio, proxy, tmp_path, chance, **SMALL)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 def test_uploads_to_minio_have_one_effect_each_without_notifications(
     own_minio: MinioServer, tmp_path: Path, chance: random.Random
 ) -> None:
     with_sweeps_only(own_minio, tmp_path, chance, **SMALL)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 def test_uploads_to_another_s3_have_one_effect_each_without_notifications(
     own_versity: VersityServer, tmp_path: Path, chance: random.Random
 ) -> None:

@@ -17,7 +17,14 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from headrace.runtime.errors import Duplicate, InvalidFunction, InvalidSettings, Overlapping, Retryable
+from headrace.runtime.errors import (
+    Contended,
+    Duplicate,
+    InvalidFunction,
+    InvalidSettings,
+    Overlapping,
+    Retryable,
+)
 from headrace.runtime.fault import reach
 from headrace.runtime.model.event import ScheduleEvent
 from headrace.runtime.model.size import read_duration
@@ -44,6 +51,7 @@ QUEUE_LOOK_S = 1.0
 _MISFIRE = ("skip", "once", "all")
 _OVERLAP = ("allow", "skip", "queue", "cancel")
 _CANCEL_LOOK_S = 0.25
+_CONTENDED_S = 0.05  # a commit or two of another node
 _TRY_AGAIN_S_MAX = 30.0
 _BISECT_S = 0.5  # below the shortest gap between two moments, which is a second
 
@@ -473,14 +481,18 @@ class ScheduleSource:
                 if schedule.overlap == "queue":
                     self._look_after_queue()  # another node may have put it there, and be gone
                 return  # another node was first, or has a newer definition
+            except Contended:
+                await self._let_others_decide()
             except Overlapping as error:
+                if schedule.overlap == "skip":
+                    return await self._leave(due, generation, "skipped")
                 if schedule.overlap == "queue":
-                    self._look_after_queue()
-                if schedule.overlap != "cancel":
-                    return
+                    await self._leave(due, generation, "waits")
+                    return self._look_after_queue()
                 if next_at is not None and context.clock.now() >= next_at:
-                    await self._give_way(due, generation)
-                    return
+                    message = "an earlier run could not be ended in time for the schedule"
+                    self._report(message, due=shown)
+                    return await self._leave(due, generation, "skipped")
                 await self._cancel(error.ids)
             except Retryable as error:
                 now = context.clock.now()
@@ -503,11 +515,23 @@ class ScheduleSource:
                 await self._context.cancel(id)
         await self._context.clock.sleep(_CANCEL_LOOK_S)
 
-    async def _give_way(self, due: float, generation: int) -> None:
-        """A moment gives way to the next one, since what was to be cancelled has not ended."""
-        self._report("an earlier run could not be ended in time for the schedule", due=_iso(due))
-        with contextlib.suppress(Duplicate):
-            await self._context.accept([], [Fired(self._name, due, generation, "skipped")])
+    async def _leave(self, due: float, generation: int, cause: str) -> None:
+        """Record that a moment does not fire, or not yet. Dying before, it is found as a missed one."""
+        while True:
+            try:
+                await self._context.accept([], [Fired(self._name, due, generation, cause)])
+            except Duplicate:
+                return  # another node has recorded what becomes of it, or has fired it after all
+            except Contended:
+                await self._let_others_decide()
+            except Retryable as error:
+                self._report("what becomes of a moment could not be recorded yet", error=error, due=_iso(due))
+                await self._context.clock.sleep(1.0)
+            else:
+                return
+
+    async def _let_others_decide(self) -> None:
+        await self._context.clock.sleep(_CONTENDED_S * (0.5 + self._context.chance.random()))
 
     # ---- what waits for an earlier one's end ----
 
@@ -532,6 +556,9 @@ class ScheduleSource:
                     continue
             except Duplicate:
                 continue  # another node was first: perhaps the next one waits already
+            except Contended:
+                await self._let_others_decide()
+                continue
             except (Overlapping, Retryable):
                 pass  # it has not ended, or it is not the time to ask
             except Exception as error:
