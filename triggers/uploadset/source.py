@@ -57,7 +57,7 @@ from headrace.triggers.uploadset.names import MANIFEST_BYTES_MAX, BadManifest, r
 from headrace.triggers.uploadset.trigger import UploadSet
 
 FILE_REST_S = 50e-6
-"""How long a set rests after a look, for each file that it has: about what the look took."""
+"""How long a set rests after a look, for each file that it has beyond a page: about what the look took."""
 
 PAGE = 1_000
 FEW = 4
@@ -263,7 +263,7 @@ class SetSource:
         clock, again_at, rest_s = self._context.clock, None, 0.0
         try:
             look = await self._look(name)
-            rest_s = FILE_REST_S * len(look.facts.files)
+            rest_s = FILE_REST_S * max(len(look.facts.files) - PAGE, 0)
             again_at = await self._judge(name, look)
             self._held.pop(name, None)
         except Duplicate:
