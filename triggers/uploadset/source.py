@@ -10,10 +10,8 @@ What was missed all the same is found by a scan of the ledger, at the start and 
 import asyncio
 import contextlib
 import heapq
-import itertools
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
@@ -31,7 +29,7 @@ from headrace.runtime.model.event import UploadSetEvent
 from headrace.runtime.model.write import CursorMoved
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.trigger import TriggerContext
-from headrace.triggers.upload.arrival import Arrival, iso, seen
+from headrace.triggers.upload.arrival import Arrival, seen
 from headrace.triggers.upload.open import open_source
 from headrace.triggers.upload.report import Reports
 from headrace.triggers.uploadset.condition import (
@@ -51,6 +49,7 @@ from headrace.triggers.uploadset.decision import (
     decide,
     quiet_s,
 )
+from headrace.triggers.uploadset.event import Telling, described, event_of, fitting
 from headrace.triggers.uploadset.look import Fingerprint, Look
 from headrace.triggers.uploadset.memory import LIST_KEPT_S, Memories, Remembered
 from headrace.triggers.uploadset.names import MANIFEST_BYTES_MAX, BadManifest, read_manifest
@@ -68,10 +67,6 @@ WANTED_MAX = 16_384
 JUDGED_MAX = 16_384
 SCAN_SETS_MAX = 100_000
 """Sets that one pass of a scan compares; with more of them, several passes take a part each."""
-
-EVENT_FILES_MAX = 500
-EVENT_FILES_BYTES = 96 << 10
-"""What an event holds of its files; with more of them, they are an object that it names."""
 
 SETTLED_S = 2.0
 _CLEAN_S = 86_400.0
@@ -403,34 +398,16 @@ class SetSource:
     async def _event(
         self, name: str, memory: SetMemory, kind: str, files: Sequence[SetFile], verdict: Verdict
     ) -> UploadSetEvent:
-        context = self._context
-        described = [self._described(file) for file in files]
-        first = list(_fitting(described))
+        context, files_of = self._context, described(self._bucket, files)
+        held = fitting(files_of)
         url: str | None = None
-        if len(first) < len(described):
-            url = await context.in_thread(self._memories.put_files, name, memory, described)
-        detail = {
-            "by": self._trigger.values(name),
-            "complete": verdict.complete,
-            "late": kind == UploadSetEvent.LATE,
-            "reason": verdict.why,
-            "number": memory.told,
-            "first-seen": iso(memory.first_at),
-            "count": len(files),
-            "size": sum(file.size for file in files),
-            "files": first,
-            "list": url,
-            "missing": list(verdict.missing),
-            "missing-count": verdict.missing_count,
-        }
-        return UploadSetEvent.of(
-            context.name, bucket=self._bucket, name=name, kind=kind, time=iso(context.clock.now()),
-            id=context.new_id(), detail=detail,
+        if len(held) < len(files_of):
+            url = await context.in_thread(self._memories.put_files, name, memory, files_of)
+        telling = Telling(
+            trigger=context.name, name=name, kind=kind, files=files, verdict=verdict, number=memory.told,
+            first_at=memory.first_at, at=context.clock.now(), id=context.new_id(),
         )  # fmt: skip
-
-    def _described(self, file: SetFile) -> dict[str, Any]:
-        described = {"bucket": self._bucket, "key": file.key, "etag": file.etag, "size": file.size}
-        return described if file.version_id is None else {**described, "version-id": file.version_id}
+        return event_of(self._trigger, telling, held=held, list_url=url)
 
     # ---- looks ----
 
@@ -640,12 +617,6 @@ class SetSource:
                     await context.in_thread(self._memories.drop_list, key)
             more = bool(after)
         self._cleaned_at = now
-
-
-def _fitting(files: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """As many files as an event holds."""
-    sizes = itertools.accumulate(len(msgspec.json.encode(file)) for file in files[:EVENT_FILES_MAX])
-    return files[: sum(1 for size in sizes if size <= EVENT_FILES_BYTES)]
 
 
 def _fingerprint(infos: Sequence[ObjectInfo]) -> str:
