@@ -16,14 +16,14 @@ from headrace.runtime.errors import HeadraceError, NoSuchBucket, PreconditionFai
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.objects.s3_connection import Answer, Body, S3Connection
 from headrace.runtime.objects.s3_errors import ConditionalWritesUnsupported, ObjectServerUnavailable
-from headrace.runtime.objects.s3_object import etag_in, from_headers, parse_field
+from headrace.runtime.objects.s3_object import PUT_MARK, etag_in, from_headers, parse_field
 from headrace.runtime.objects.s3_refusal import raise_refusal
 from headrace.runtime.objects.trail import NAME as TRAIL
 from headrace.runtime.objects.trail import present_trail
 
 PART_BYTES = 8 << 20
 _SAME_SIZE_PARTS = 1_000
-_MARK = "x-amz-meta-headrace-put"
+_CONFLICT = "ConditionalRequestConflict"  # Amazon's, when another write of the key was under way
 _CONFLICTS_MAX = 5
 
 
@@ -119,7 +119,7 @@ class S3Upload:
         headers = self._describing(marked=bool(self._condition)) | self._condition
         for _ in range(_CONFLICTS_MAX):
             answer = self._connection.request("PUT", self._path, headers=headers, body=data)
-            if answer.status != 409 or answer.code != "ConditionalRequestConflict":
+            if answer.status != 409 or answer.code != _CONFLICT:
                 break
         return self._settle(answer)
 
@@ -159,7 +159,8 @@ class S3Upload:
 
     def _settle(self, answer: Answer) -> ObjectInfo:
         """What a committing request's answer means."""
-        refused = answer.status == 412 or (answer.status == 404 and (self._condition or self._upload_id))
+        gone = answer.status == 404 and (self._condition or self._upload_id)
+        refused = answer.status == 412 or answer.code == _CONFLICT or gone
         if not answer.ok and not refused:
             raise_refusal(self._connection, self._bucket, self._key, answer, writing=True)
         if answer.code == "NoSuchBucket":
@@ -179,7 +180,7 @@ class S3Upload:
             if "x-amz-version-id" in answer.headers:
                 said["x-amz-version-id"] = answer.headers["x-amz-version-id"]
             return from_headers(self._bucket, self._key, said, size=self._size)
-        if found is not None and answer.retried and self._mark and head.headers.get(_MARK) == self._mark:
+        if found is not None and answer.retried and self._mark and head.headers.get(PUT_MARK) == self._mark:
             return found
         if not self._condition:
             raise ObjectServerUnavailable(
@@ -195,7 +196,7 @@ class S3Upload:
             headers[f"x-amz-meta-{TRAIL}"] = str(trail)
         if marked:
             self._mark = self._mark or secrets.token_hex(8)
-            headers[_MARK] = self._mark
+            headers[PUT_MARK] = self._mark
         return headers
 
     def _abort(self) -> None:
