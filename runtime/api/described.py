@@ -404,7 +404,7 @@ OPERATIONS: dict[str, Operation] = {
         answers={"200": _items(_ref("Invocation"))},
     ),
     "GET /v1/jobs/{id}/events": Operation(
-        "A job's progress as server-sent events", answers={"200": _TEXT}, gives="text/event-stream"
+        "A job's progress as server-sent events", answers={"200": {}}, gives="text/event-stream"
     ),
     "POST /v1/jobs/{id}/cancel": Operation("Cancel a job", answers={"202": _ref("Job")}),
     "POST /v1/jobs/{id}/redrive": Operation("Run again what failed of a job", answers={"202": _ref("Job")}),
