@@ -14,9 +14,7 @@ def token(
     name: Annotated[str, typer.Argument(help="What it is called in logs, and in the events of routes.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What it may do; may be repeated. Default: invoke. invoke@shop.* for some functions."
-        ),
+        typer.Option(help="What it may do; may be repeated. Default: invoke; invoke@shop.* for some of it."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
