@@ -18,7 +18,7 @@ def token(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token: the secret for whoever calls, and what the setting `tokens` needs, which holds its hash."""
+    """Make a token: the secret for whoever calls, and what the setting `tokens` needs, with its hash."""
     import hashlib
     import secrets
 
