@@ -403,7 +403,12 @@ class Node:
         for spec in self.manifest.functions:
             for given in spec.triggers:
                 trigger = self._trigger(spec, given.kind, given.fields)
-                for route in trigger.routes() if trigger is not None else ():
+                try:
+                    routes = trigger.routes() if trigger is not None else ()
+                except InvalidFunction as error:  # what it needs of this node is not there
+                    self._add_fault(spec, error)
+                    continue
+                for route in routes:
                     endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec))
         table = RouteTable()
         kept: list[Endpoint] = []
@@ -414,9 +419,7 @@ class Node:
             except InvalidFunction as error:
                 found = self.manifest.function(endpoint.function)
                 assert found is not None
-                fault = LoadError(file=found.file, line=found.line, message=str(error), hint=error.hint)
-                self.manifest = msgspec.structs.replace(self.manifest, errors=(*self.manifest.errors, fault))
-                self._show_fault(fault)
+                self._add_fault(found, error)
         self.services.routes = table if kept else RouteTable()
         self.services.routes = RouteTable(kept)
         self.services.manifest = self.manifest
@@ -475,6 +478,12 @@ class Node:
             _log.info("workers are spawned, not forked", why=self.manifest.why)
         if pool.load_output.strip():
             _log.info("printed while the code was loaded", text=pool.load_output.strip()[:2000])
+
+    def _add_fault(self, spec: FunctionSpec, error: InvalidFunction) -> None:
+        """A route of a function cannot be served: it is shown with what could not be loaded."""
+        fault = LoadError(file=spec.file, line=spec.line, message=str(error), hint=error.hint)
+        self.manifest = msgspec.structs.replace(self.manifest, errors=(*self.manifest.errors, fault))
+        self._show_fault(fault)
 
     def _show_fault(self, fault: LoadError) -> None:
         place = f"{fault.file}:{fault.line}" if fault.line else fault.file
