@@ -21,7 +21,7 @@ import msgspec
 from headrace.runtime.clock import Clock
 from headrace.runtime.model.attempt import Attempt, Report
 from headrace.runtime.model.invocation import Outcome
-from headrace.runtime.model.stream import Stream
+from headrace.runtime.model.stream import Stream, content_type_of
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
@@ -31,7 +31,6 @@ from headrace.runtime.pool.pump import (
     PIECE_BYTES,
     PIECE_COST,
     STREAMS,
-    content_type_of,
     encode_piece,
     pieces_of,
 )
@@ -343,7 +342,7 @@ class Streaming:
         return self._runner.run(awaited())
 
     def _encoded(self, item: Any) -> bytes:
-        self._begin(content_type_of(item))
+        self._begin(content_type_of(type(item)))
         return encode_piece(item)
 
     def _begin(self, content_type: str) -> None:
