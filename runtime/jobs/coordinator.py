@@ -22,8 +22,8 @@ from headrace.runtime.errors import (
     WrongState,
 )
 from headrace.runtime.fault import reach
-from headrace.runtime.jobs.inputs import Inputs, shown_input
-from headrace.runtime.jobs.results import Results
+from headrace.runtime.jobs.inputs import Inputs
+from headrace.runtime.jobs.publishing import Publisher, shown_input
 from headrace.runtime.jobs.stages import JOB_AGE_S, PLAN_STAGE, Place, Stages, flow_of_job
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome, Record, Status
@@ -71,10 +71,10 @@ class Coordinator:
         self._ids = ids
         self._clock = clock
         self._in_thread = in_thread
-        self._on_error = on_error
+        self._publisher = Publisher(store, objects, in_thread)
         self._inputs = Inputs(objects, in_thread)
+        self._on_error = on_error
         self._stages = Stages(ids)
-        self._results = Results(store, objects, in_thread)
         self._busy: set[int] = set()
         self._again: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -418,9 +418,7 @@ class Coordinator:
             if await self._unproven(job):
                 self._suspect.add(id)
                 return
-            await self._end(
-                job, "failed", error=await self._results.why_failed(job, chunks.dead), expected=LIVE
-            )
+            await self._end(job, "failed", error=await self._why(job, chunks.dead), expected=LIVE)
             return
         if chunks.succeeded + chunks.dead < job.chunks:
             return
@@ -436,9 +434,9 @@ class Coordinator:
         if top > 0:
             roots = await self._store.job_parts(id, stage=top, limit=1)
             if roots and roots[0].status is Status.SUCCEEDED:
-                await self._publish(job, roots[0])
+                await self._succeed(job, roots[0])
         else:
-            await self._publish(job, None)
+            await self._succeed(job, None)
 
     async def _unproven(self, job: Job) -> bool:
         """Whether a chunk before the first failed one has not ended: the failed one may then have begun at a
@@ -510,24 +508,38 @@ class Coordinator:
             "children": [],
         }
         if job.spec.reduce == "all":
-            payload["parts"] = await self._results.list_parts(job)
+            payload["parts"] = await self._publisher.list_parts(job)
         else:
             parts = await self._store.job_parts(job.id, stage=0, limit=2, status=Status.SUCCEEDED)
             payload["children"] = [msgspec.json.decode(part.result or b"null") for part in parts]
         put = self._stages.finish(job, spec, payload, now=now)
         await self._dispatcher.accept([put])
 
-    async def _publish(self, job: Job, root: Record | None) -> None:
-        """Write the result and end the job."""
-        found = await self._results.publish(job, root)
+    async def _succeed(self, job: Job, root: Record | None) -> None:
+        found = await self._publisher.publish(job, root)
         await self._end(
             job,
             "succeeded",
-            result=found.value,
-            result_ref=found.ref,
+            result=found.result,
+            result_ref=found.result_ref,
             expected=LIVE,
             notes={"warnings": found.warnings} if found.warnings else None,
         )
+
+    async def _why(self, job: Job, dead: int) -> dict[str, Any]:
+        """The error of a failed job: the first failed invocation's, with how many there are."""
+        for stage in (0, 1, 2, 3, 4, 5):
+            parts: list[Record] = []
+            for status in (Status.DEAD, Status.CANCELLED):
+                parts = parts or await self._store.job_parts(job.id, stage=stage, status=status, limit=1)
+            if parts:
+                first = parts[0]
+                error = dict(first.error or {})
+                error["invocation_id"] = show_id(first.invocation.id)
+                error["chunk"] = first.invocation.index if stage == 0 else None
+                error["failed_chunks"] = dead
+                return error
+        return {"code": "job_failed", "message": "an invocation of the job failed"}
 
     async def _end(
         self,
@@ -567,3 +579,5 @@ class Coordinator:
         event = self._ended.pop(id, None)
         if event is not None:
             event.set()
+
+    # ---- inside ----

@@ -1,4 +1,4 @@
-"""Inputs: what a job is given, as it is recorded.
+"""Inputs: what a job is given, looked at before it is accepted.
 
 Imports the floor and the object store's protocol.
 """
@@ -13,7 +13,7 @@ from headrace.runtime.objects.url import parse_object_url
 
 
 class Inputs:
-    """Checks the inputs of jobs. `in_thread` runs a blocking call in a bounded thread pool."""
+    """Checks inputs against the object store."""
 
     def __init__(self, objects: ObjectStore, in_thread: Callable[..., Awaitable[Any]]) -> None:
         self._objects = objects
@@ -22,8 +22,6 @@ class Inputs:
     async def checked(self, function: str, spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
         """The input as it is recorded: the object must be there, and its ETag is kept. The output's bucket is
         made.
-
-        Raises: InvalidFunction for what the job does not take; NoSuchObject, NoSuchBucket.
         """
         assert spec.job is not None
         if spec.job.output:
@@ -34,7 +32,7 @@ class Inputs:
             info = await self._in_thread(self._objects.head, bucket, key)
             return {"object": f"s3://{bucket}/{key}", "etag": info.etag, "size": info.size}
         if "objects" in given:
-            return await self._of_objects(function, spec, given["objects"])
+            return await self._listed(function, spec, given["objects"])
         if spec.job.split.get("kind") != "items":
             raise InvalidFunction(
                 function, "takes an object as input", "Submit it with --input s3://BUCKET/KEY."
@@ -43,7 +41,7 @@ class Inputs:
             raise InvalidFunction(function, "takes items or an object as input", 'Send {"items": […]}.')
         return {"items": given["items"]}
 
-    async def _of_objects(self, function: str, spec: FunctionSpec, given: Any) -> dict[str, Any]:
+    async def _listed(self, function: str, spec: FunctionSpec, given: Any) -> dict[str, Any]:
         """The input of a job over several objects, which are pinned to their ETags: a list of
         `{"bucket", "key", "etag", "size"}`, or the address of an object that holds one. A job over items has
         them as its items.
@@ -62,8 +60,3 @@ class Inputs:
                 function, "takes objects as a list of their buckets and keys", 'Send {"objects": […]}.'
             )
         return {"items": given} if of_items else {"objects": given}
-
-
-def shown_input(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's input as people are shown it: how many there are of a list."""
-    return {name: len(value) if isinstance(value, list) else value for name, value in given.items()}

@@ -1,33 +1,24 @@
-"""Results: what a job leaves when it has ended, and why it failed.
+"""Publishing: a job's result, written with the manifest that names the chunks' own results.
 
-Imports the floor, the store's protocols and the object store's.
+Imports the floor, the store's protocol and the object store's.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from headrace.runtime.errors import NoSuchBucket
-from headrace.runtime.jobs.inputs import shown_input
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.invocation import Record, Status
 from headrace.runtime.model.job import Job
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import parse_object_url
-from headrace.runtime.store.protocol import JobStore
+from headrace.runtime.store.protocol import Store
 
 INLINE_RESULT_BYTES = 256 << 10
-
-
-class Published(msgspec.Struct, frozen=True):
-    """A job's result as it is recorded: `value` where it is small enough, `ref` where it lies otherwise."""
-
-    value: bytes | None
-    ref: str | None
-    warnings: list[str]
 
 
 class _Answer(msgspec.Struct):
@@ -40,12 +31,18 @@ class _Answer(msgspec.Struct):
     irregular: dict[str, int] | None = None
 
 
-class Results:
-    """Gathers and writes the results of jobs. `in_thread` runs a blocking call in a bounded thread pool."""
+class Published(msgspec.Struct):
+    """Where a job's result is: in hand when it is small, else at an address; and what users should know."""
 
-    def __init__(
-        self, store: JobStore, objects: ObjectStore, in_thread: Callable[..., Awaitable[Any]]
-    ) -> None:
+    result: bytes | None
+    result_ref: str | None
+    warnings: list[str]
+
+
+class Publisher:
+    """Gathers what the chunks left, and writes what the job leaves."""
+
+    def __init__(self, store: Store, objects: ObjectStore, in_thread: Callable[..., Awaitable[Any]]) -> None:
         self._store = store
         self._objects = objects
         self._in_thread = in_thread
@@ -65,9 +62,7 @@ class Results:
         return f"s3://{bucket}/{key}"
 
     async def publish(self, job: Job, root: Record | None) -> Published:
-        """Write the result, then the manifest that names the chunks' own results. `root` is the last step's
-        invocation, None where there was none.
-        """
+        """Write the result, which the last step `root` holds when there was one, then the manifest."""
         if root is not None:
             answer = msgspec.json.decode(root.result or b"{}", type=_Answer)
         elif job.chunks == 1 and job.spec.reduce is not None:
@@ -95,7 +90,8 @@ class Results:
                 await self._in_thread(self._objects.make_bucket, bucket)
                 await self._write_output(job, bucket, folder, value, parts, warnings)
             ref = f"s3://{bucket}/{folder}result.json" if len(value) > INLINE_RESULT_BYTES else None
-        return Published(value if len(value) <= INLINE_RESULT_BYTES else None, ref, warnings)
+        inline = value if len(value) <= INLINE_RESULT_BYTES else None
+        return Published(inline, ref, warnings)
 
     async def _write_output(
         self,
@@ -166,20 +162,10 @@ class Results:
             )
         return warnings, parts
 
-    async def why_failed(self, job: Job, dead: int) -> dict[str, Any]:
-        """The error of a failed job: the first failed invocation's, with how many there are."""
-        for stage in (0, 1, 2, 3, 4, 5):
-            parts: list[Record] = []
-            for status in (Status.DEAD, Status.CANCELLED):
-                parts = parts or await self._store.job_parts(job.id, stage=stage, status=status, limit=1)
-            if parts:
-                first = parts[0]
-                error = dict(first.error or {})
-                error["invocation_id"] = show_id(first.invocation.id)
-                error["chunk"] = first.invocation.index if stage == 0 else None
-                error["failed_chunks"] = dead
-                return error
-        return {"code": "job_failed", "message": "an invocation of the job failed"}
+
+def shown_input(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's input as people are shown it: how many there are of a list."""
+    return {name: len(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _rows(count: int) -> str:
