@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from headrace import Count, Manifest, Marker, Quiet, UploadSet
-from headrace.runtime.errors import InvalidFunction
+from headrace import Count, Manifest, Marker, Quiet, UploadSet, UploadSetEvent
+from headrace.runtime.errors import BadRequest, InvalidFunction
 from headrace.triggers.uploadset import Condition
 from headrace.triggers.uploadset.condition import Facts, Named, SetFile, condition_from
 from headrace.triggers.uploadset.decision import (
@@ -149,6 +149,21 @@ def test_a_marker_is_no_file_even_where_the_pattern_matches_it() -> None:
     assert marker is not None
     assert file is not None
     assert (marker.name, marker.is_marker, file.is_marker) == ("d", True, False)
+
+
+def test_a_sample_is_the_event_of_a_complete_set() -> None:
+    trigger = UploadSet("inbox", pattern="{region}/{day}/*.csv", complete=Count(2) & Manifest("m") & Quiet(9))
+    event = UploadSetEvent(UploadSet.sample({}, like=trigger, name="a/b/0", moment=0.0, id="i"))
+    assert (event.complete, event.set, event.count, event["id"]) == (True, "example/example", 2, "i")
+    options = {"set": ["eu/d1"], "key": ["eu/d1/b.csv", "eu/d1/a.csv"], "size": ["7"]}
+    event = UploadSetEvent(UploadSet.sample(options, like=trigger, name="a/b/0", moment=0.0, id="i"))
+    assert (event.by, event.size) == ({"region": "eu", "day": "d1"}, 14)
+    assert [file["key"] for file in event.files()] == ["eu/d1/a.csv", "eu/d1/b.csv"]
+
+    assert UploadSetEvent(UploadSet.sample({}, like=None, name="", moment=0.0, id="i")).set == "example"
+    for wrong in ({"set": ["eu"]}, {"key": ["eu/d1/a.csv"]}, {"set": ["eu/d1"], "key": ["eu/d1/m"]}):
+        with pytest.raises(BadRequest):
+            UploadSet.sample(wrong, like=trigger, name="a/b/0", moment=0.0, id="i")
 
 
 # ---- manifests ----

@@ -14,6 +14,7 @@ from trigger_bench import DEADLINE_S, Engine
 from headrace import Count, Manifest, Marker, Quiet, UploadSet, UploadSetEvent
 from headrace.runtime.errors import NoSuchObject, StorageFull
 from headrace.runtime.testing import ManualClock
+from headrace.triggers.uploadset import event as event_module
 from headrace.triggers.uploadset import source as source_module
 from headrace.triggers.uploadset.source import SetSource
 
@@ -399,7 +400,7 @@ async def test_two_sources_on_one_store_fire_each_set_once(
 async def test_the_list_of_a_large_set_is_an_object(
     engine: Engine, start: Start, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
-    monkeypatch.setattr(source_module, "EVENT_FILES_MAX", 5)
+    monkeypatch.setattr(event_module, "EVENT_FILES_MAX", 5)
     trigger = days(Marker("_SUCCESS"), late="fire")
     source = await start(trigger)
     put(engine, *(f"d1/{n:03}.csv" for n in range(40)), "d1/_SUCCESS")

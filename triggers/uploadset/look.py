@@ -10,6 +10,7 @@ import msgspec
 
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.triggers.uploadset.condition import Facts
+from headrace.triggers.uploadset.memory import Remembered
 
 _MODULUS = 1 << 64
 
@@ -33,13 +34,14 @@ class Fingerprint:
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of a set.
+    """What was seen of a set, and what had been `remembered` of it just before.
 
     `arriving` are objects that may still be written, or whose arrival is not recorded yet: neither the facts
     nor the fingerprint have them. `too_many` says that it has more than FILES_MAX files, of which the facts
     have the first.
     """
 
+    remembered: Remembered
     facts: Facts
     fingerprint: str
     arriving: Sequence[ObjectInfo] = ()

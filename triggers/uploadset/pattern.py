@@ -73,6 +73,16 @@ class KeyPattern:
                 beginning += part
         return beginning
 
+    def example(self, values: Mapping[str, str], filling: str) -> str:
+        """A key with these captures, and `filling` for what `*` and `?` stand for; it need not match."""
+        text = ""
+        for is_capture, part in self._parts:
+            if is_capture:
+                text += values[part]
+            else:
+                text += part.replace("**/", "").replace("**", filling).replace("*", filling).replace("?", "x")
+        return text
+
     def folder(self) -> str:
         """The pattern up to the last slash before its first wildcard: where a set without wildcards in the
         names of its folders lies. Ends with a slash, or is empty.

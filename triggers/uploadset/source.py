@@ -10,10 +10,8 @@ What was missed all the same is found by a scan of the ledger, at the start and 
 import asyncio
 import contextlib
 import heapq
-import itertools
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
@@ -31,7 +29,7 @@ from headrace.runtime.model.event import UploadSetEvent
 from headrace.runtime.model.write import CursorMoved
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.trigger import TriggerContext
-from headrace.triggers.upload.arrival import Arrival, iso, seen
+from headrace.triggers.upload.arrival import Arrival, seen
 from headrace.triggers.upload.open import open_source
 from headrace.triggers.upload.report import Reports
 from headrace.triggers.uploadset.condition import (
@@ -51,21 +49,24 @@ from headrace.triggers.uploadset.decision import (
     decide,
     quiet_s,
 )
+from headrace.triggers.uploadset.event import Telling, described, event_of, fitting
 from headrace.triggers.uploadset.look import Fingerprint, Look
 from headrace.triggers.uploadset.memory import LIST_KEPT_S, Memories, Remembered
 from headrace.triggers.uploadset.names import MANIFEST_BYTES_MAX, BadManifest, read_manifest
 from headrace.triggers.uploadset.trigger import UploadSet
 
+FILE_REST_S = 50e-6
+"""How long a set rests after a look, for each file that it has beyond a page: about what the look took."""
+
 PAGE = 1_000
-AT_ONCE = 4
+FEW = 4
+"""So many keys are asked of the ledger one by one; more of them are paged through."""
+
+AT_ONCE = 16
 WANTED_MAX = 16_384
 JUDGED_MAX = 16_384
 SCAN_SETS_MAX = 100_000
 """Sets that one pass of a scan compares; with more of them, several passes take a part each."""
-
-EVENT_FILES_MAX = 500
-EVENT_FILES_BYTES = 96 << 10
-"""What an event holds of its files; with more of them, they are an object that it names."""
 
 SETTLED_S = 2.0
 _CLEAN_S = 86_400.0
@@ -171,7 +172,8 @@ class SetSource:
         newest = max((info.modified_at for info in infos), default=now)
         if too_many or now - newest < SETTLED_S:
             return False  # somebody is at it
-        look = await self._context.in_thread(self._facts, name, infos, now - newest)
+        facts = await self._context.in_thread(self._facts, name, infos, now - newest)
+        look = Look(remembered=remembered, facts=facts, fingerprint=_fingerprint(infos))
         verdict = self._trigger.complete.judge(look.facts, self._trigger.marker_keys(name))
         decision = decide(None, look.fingerprint, verdict, policy=self._policy, now=now, is_old=True)
         if decision.action is not Action.CLOSE:
@@ -250,16 +252,17 @@ class SetSource:
             await asyncio.gather(sleep, change, return_exceptions=True)
 
     async def _look_at(self, name: str) -> None:
-        """Look at one set, and let it rest as long as that took: a large set that files stream into is not
-        listed all the time.
+        """Look at one set, and let it rest as long as that may have taken: a large set that files stream into
+        is not listed all the time.
         """
-        clock, again_at = self._context.clock, None
-        began = clock.monotonic()
+        clock, again_at, rest_s = self._context.clock, None, 0.0
         try:
-            again_at = await self._judge(name)
+            look = await self._look(name)
+            rest_s = FILE_REST_S * max(len(look.facts.files) - PAGE, 0)
+            again_at = await self._judge(name, look)
             self._held.pop(name, None)
         except Duplicate:
-            again_at = began  # another node was faster: look at what it left
+            again_at = clock.monotonic()  # another node was faster: look at what it left
         except Retryable as error:
             again_at = clock.monotonic() + self._hold(name, error)
         except NoSuchBucket:
@@ -273,8 +276,7 @@ class SetSource:
         wanted_at = self._wanted.pop(name, None)
         moments = [at for at in (again_at, wanted_at) if at is not None]
         if moments:
-            now = clock.monotonic()
-            self._want(name, max(min(moments), now + min(now - began, self._context.sweep_s)))
+            self._want(name, max(min(moments), clock.monotonic() + rest_s))
 
     def _hold(self, name: str, error: HeadraceError) -> float:
         """How long to wait before a set that could not be accepted is offered again."""
@@ -288,16 +290,14 @@ class SetSource:
 
     # ---- one set ----
 
-    async def _judge(self, name: str) -> float | None:
-        """Look at a set and do what is due. When to look again (monotonic); None if only when something
-        changes.
+    async def _judge(self, name: str, look: Look) -> float | None:
+        """Do what is due of a set that looks like this. When to look again (monotonic); None if only when
+        something changes.
         """
-        context = self._context
+        context, remembered = self._context, look.remembered
         if not self._begun:
             return None  # the scan that begins it looks at all sets
-        remembered = await self._memories.read(name)
         memory = remembered.memory
-        look = await self._look(name, remembered)
         now, moment = context.clock.now(), context.clock.monotonic()
         if look.is_empty:
             self._judged.pop(name, None)
@@ -354,7 +354,9 @@ class SetSource:
         elif decision.action is Action.LATE:
             late = await self._late(remembered, look)
             if not late:  # something went, or only a marker was put again
-                settled = msgspec.structs.replace(memory, told=(remembered.memory or memory).told)
+                assert remembered.memory is not None
+                told, closed = remembered.memory.told, remembered.memory.closed
+                settled = msgspec.structs.replace(memory, told=told, closed=closed)
                 await context.accept([], [self._memories.write(remembered, settled, len(look.facts.files))])
                 return
             if self._policy.late is not Late.AGAIN:
@@ -396,63 +398,46 @@ class SetSource:
     async def _event(
         self, name: str, memory: SetMemory, kind: str, files: Sequence[SetFile], verdict: Verdict
     ) -> UploadSetEvent:
-        context = self._context
-        described = [self._described(file) for file in files]
-        first = list(_fitting(described))
+        context, files_of = self._context, described(self._bucket, files)
+        held = fitting(files_of)
         url: str | None = None
-        if len(first) < len(described):
-            url = await context.in_thread(self._memories.put_files, name, memory, described)
-        detail = {
-            "by": self._trigger.values(name),
-            "complete": verdict.complete,
-            "late": kind == UploadSetEvent.LATE,
-            "reason": verdict.why,
-            "number": memory.told,
-            "first-seen": iso(memory.first_at),
-            "count": len(files),
-            "size": sum(file.size for file in files),
-            "files": first,
-            "list": url,
-            "missing": list(verdict.missing),
-            "missing-count": verdict.missing_count,
-        }
-        return UploadSetEvent.of(
-            context.name, bucket=self._bucket, name=name, kind=kind, time=iso(context.clock.now()),
-            id=context.new_id(), detail=detail,
+        if len(held) < len(files_of):
+            url = await context.in_thread(self._memories.put_files, name, memory, files_of)
+        telling = Telling(
+            trigger=context.name, name=name, kind=kind, files=files, verdict=verdict, number=memory.told,
+            first_at=memory.first_at, at=context.clock.now(), id=context.new_id(),
         )  # fmt: skip
-
-    def _described(self, file: SetFile) -> dict[str, Any]:
-        described = {"bucket": self._bucket, "key": file.key, "etag": file.etag, "size": file.size}
-        return described if file.version_id is None else {**described, "version-id": file.version_id}
+        return event_of(self._trigger, telling, held=held, list_url=url)
 
     # ---- looks ----
 
-    async def _look(self, name: str, remembered: Remembered) -> Look:
-        """What is there of a set and recorded as whole; what is not recorded yet is offered."""
+    async def _look(self, name: str) -> Look:
+        """What is remembered of a set, then what is there of it and recorded as whole; what is not recorded
+        yet is offered.
+        """
         context = self._context
+        remembered = await self._memories.read(name)
         infos, too_many = await context.in_thread(self._list, name)
         if not infos:
-            return Look(facts=Facts(), fingerprint="")
-        recorded = await self._recorded(name, infos)
+            return Look(remembered=remembered, facts=Facts(), fingerprint="")
+        recorded = await self._recorded(infos)
         others = [info for info in infos if recorded.get(info.key) != (info.etag, info.size)]
         if others:
             await self._members.take(others)
-            for info in others:
-                row = await context.state.ledger_entry(context.name, self._bucket, info.key)
-                if row is not None:
-                    recorded[info.key] = (row.etag, row.size)
+            recorded.update(await self._recorded(others))
         whole = [info for info in infos if recorded.get(info.key) == (info.etag, info.size)]
         arriving = [info for info in infos if recorded.get(info.key) != (info.etag, info.size)]
         fingerprint = _fingerprint(whole)
         quiet = quiet_s(remembered.memory, fingerprint, context.clock.now())
-        look: Look = await context.in_thread(self._facts, name, whole, quiet)
-        return msgspec.structs.replace(look, arriving=arriving, too_many=too_many)
+        facts = await context.in_thread(self._facts, name, whole, quiet)
+        return Look(remembered=remembered, facts=facts, fingerprint=fingerprint, arriving=arriving,
+                    too_many=too_many)  # fmt: skip
 
-    async def _recorded(self, name: str, infos: Sequence[ObjectInfo]) -> dict[str, tuple[str, int]]:
+    async def _recorded(self, infos: Sequence[ObjectInfo]) -> dict[str, tuple[str, int]]:
         """ETag and size of the ledger's rows for these keys, which ascend."""
         context, wanted = self._context, {info.key for info in infos}
         found: dict[str, tuple[str, int]] = {}
-        if len(infos) <= AT_ONCE:
+        if len(infos) <= FEW:
             for info in infos:
                 row = await context.state.ledger_entry(context.name, self._bucket, info.key)
                 if row is not None:
@@ -501,7 +486,7 @@ class SetSource:
                     names[place.name] = None
         return list(names)
 
-    def _facts(self, name: str, infos: Sequence[ObjectInfo], quiet: float) -> Look:
+    def _facts(self, name: str, infos: Sequence[ObjectInfo], quiet: float) -> Facts:
         """What is known of a set that consists of these objects."""
         trigger = self._trigger
         files: list[SetFile] = []
@@ -528,10 +513,9 @@ class SetSource:
                 unread[key] = str(error)
             except NoSuchObject:
                 markers.discard(key)
-        facts = Facts(
+        return Facts(
             files=files, markers=frozenset(markers), manifests=manifests, unread=unread, quiet_s=quiet
         )
-        return Look(facts=facts, fingerprint=_fingerprint(infos))
 
     # ---- scans ----
 
@@ -633,12 +617,6 @@ class SetSource:
                     await context.in_thread(self._memories.drop_list, key)
             more = bool(after)
         self._cleaned_at = now
-
-
-def _fitting(files: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """As many files as an event holds."""
-    sizes = itertools.accumulate(len(msgspec.json.encode(file)) for file in files[:EVENT_FILES_MAX])
-    return files[: sum(1 for size in sizes if size <= EVENT_FILES_BYTES)]
 
 
 def _fingerprint(infos: Sequence[ObjectInfo]) -> str:

@@ -10,7 +10,7 @@ import msgspec
 
 from headrace.runtime.errors import InvalidFunction, InvalidSettings
 from headrace.runtime.model.size import read_duration
-from headrace.runtime.trigger import Route, Source, TriggerContext
+from headrace.runtime.trigger import Options, Route, Source, TriggerContext
 from headrace.triggers.upload.trigger import Upload
 from headrace.triggers.uploadset.condition import (
     Condition,
@@ -55,6 +55,12 @@ class UploadSet:
     """
 
     kind: ClassVar[str] = "uploadset"
+    sample_options: ClassVar[Mapping[str, str]] = {
+        "set": "the set's name: the captures' values, joined by slashes",
+        "key": "a file's key, as it is; may be given several times",
+        "size": "bytes of each file",
+        "time": "when it became complete: ISO 8601 with a time zone",
+    }
 
     def __init__(
         self,
@@ -189,6 +195,15 @@ class UploadSet:
 
     def routes(self) -> Sequence[Route]:
         return ()
+
+    @classmethod
+    def sample(
+        cls, options: Options, *, like: Self | None, name: str, moment: float, id: str
+    ) -> Mapping[str, Any]:
+        """See Sampled."""
+        from headrace.triggers.uploadset.sample import sample_set
+
+        return sample_set(options, like, name, moment, id)
 
     # ---- inside ----
 
