@@ -28,6 +28,8 @@ from headrace.runtime.fault import reach
 from headrace.runtime.model.event import UploadSetEvent
 from headrace.runtime.model.write import CursorMoved
 from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.trail import EVENT, NOBODY, Trail, UploadLoop, read_trail
+from headrace.runtime.objects.trail import NAME as TRAIL
 from headrace.runtime.trigger import TriggerContext
 from headrace.triggers.upload.arrival import Arrival, seen
 from headrace.triggers.upload.open import open_source
@@ -67,6 +69,9 @@ WANTED_MAX = 16_384
 JUDGED_MAX = 16_384
 SCAN_SETS_MAX = 100_000
 """Sets that one pass of a scan compares; with more of them, several passes take a part each."""
+
+TRAIL_FILES = 8
+"""How many of a set's newest files are asked by whom they were written."""
 
 SETTLED_S = 2.0
 _CLEAN_S = 86_400.0
@@ -363,9 +368,15 @@ class SetSource:
                 files, kind = late, UploadSetEvent.LATE
         memory = await self._with_known(name, memory, look)
         event = await self._event(name, memory, kind, files, verdict)
+        trail: Trail = await context.in_thread(self._trail, look.newest)
+        event[EVENT] = {"hops": trail.hops, "functions": trail.functions}
         writes = [self._memories.write(remembered, memory, len(look.facts.files))]
         reach("set.before")
-        if kind == UploadSetEvent.INCOMPLETE and self._policy.incomplete is Incomplete.DEAD:
+        if trail.hops > self._trigger.max_hops:
+            loop = UploadLoop(f"the set {name!r}", trail.hops, trail.then(context.function.name).functions)
+            error = {"code": loop.code, "message": str(loop), "hint": loop.hint, "final": True}
+            await context.bury(event, error, writes)
+        elif kind == UploadSetEvent.INCOMPLETE and self._policy.incomplete is Incomplete.DEAD:
             message = f"the set {name!r} of {self._bucket} was not complete in time: {verdict.why}"
             await context.bury(event, {"code": SetIncomplete.code, "message": message}, writes)
         elif kind == UploadSetEvent.LATE and self._policy.late is Late.DEAD:
@@ -430,8 +441,9 @@ class SetSource:
         fingerprint = _fingerprint(whole)
         quiet = quiet_s(remembered.memory, fingerprint, context.clock.now())
         facts = await context.in_thread(self._facts, name, whole, quiet)
+        newest = heapq.nlargest(TRAIL_FILES, whole, key=lambda info: info.modified_at)
         return Look(remembered=remembered, facts=facts, fingerprint=fingerprint, arriving=arriving,
-                    too_many=too_many)  # fmt: skip
+                    newest=newest, too_many=too_many)  # fmt: skip
 
     async def _recorded(self, infos: Sequence[ObjectInfo]) -> dict[str, tuple[str, int]]:
         """ETag and size of the ledger's rows for these keys, which ascend."""
@@ -457,6 +469,16 @@ class SetSource:
         return found
 
     # ---- in threads: what blocks ----
+
+    def _trail(self, infos: Sequence[ObjectInfo]) -> Trail:
+        """The longest trail that led to these objects: what a function writes is among the newest."""
+        longest = NOBODY
+        for info in infos:
+            with contextlib.suppress(NoSuchObject):
+                found = self._context.objects.head(self._bucket, info.key)
+                trail = read_trail((found.metadata or {}).get(TRAIL))
+                longest = max(longest, trail or NOBODY, key=lambda trail: trail.hops)
+        return longest
 
     def _list(self, name: str) -> tuple[list[ObjectInfo], bool]:
         """All objects of a set by key, markers and manifests too; and whether it has too many."""
