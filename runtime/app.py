@@ -340,6 +340,7 @@ class App:
             doc=inspect.getdoc(function) or "",
             typed=signature.typed,
             parameters=signature.describe(),
+            streams=signature.streams,
             output_schema=signature.returns_schema()
             if job is None and signature.returns is not None
             else None,

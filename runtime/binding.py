@@ -21,6 +21,7 @@ import msgspec
 from headrace.runtime.errors import InvalidEvent, InvalidFunction
 from headrace.runtime.model.event import Event, HttpEvent, ScheduleEvent, UploadEvent, UploadSetEvent
 from headrace.runtime.model.form import FORM_TYPES, InvalidForm, read_form
+from headrace.runtime.model.stream import Stream, content_type_of
 
 Entry = Callable[[Any, Any], Any]
 _SIMPLE = (str, int, float, bool)
@@ -300,9 +301,22 @@ class Signature:
                 out[name]["default"] = self.defaults[name]
         return out
 
+    @property
+    def streams(self) -> str:
+        """The media type of what the function streams, as far as its declaration tells; empty when it is no
+        generator and declares no `Stream`.
+        """
+        if not inspect.isgeneratorfunction(self.function) and not inspect.isasyncgenfunction(self.function):
+            return "*/*" if self.returns is Stream else ""
+        items = typing.get_args(self.returns)
+        kind = (typing.get_origin(items[0]) or items[0]) if items else None
+        if not isinstance(kind, type) or kind in (Any, object, types.UnionType):
+            return "*/*"
+        return content_type_of(kind)
+
     def returns_schema(self) -> dict[str, Any] | None:
         """The JSON Schema of what the function returns, None when it is not declared."""
-        if self.returns is None or self.returns is Any or self.returns is type(None):
+        if self.streams or self.returns is None or self.returns is Any or self.returns is type(None):
             return None
         from pydantic import TypeAdapter
 

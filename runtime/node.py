@@ -84,7 +84,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
     store: Callable[[Clock], Store] | None = None
     objects: ObjectStore | None = None
-    pool: Callable[[PoolEvents, Clock], Pool] | None = None
+    pool: Callable[[PoolEvents, Clock, WorkerConfig], Pool] | None = None
     threads: Executor | None = None
     clock_look_s: float | None = None
 
@@ -353,12 +353,21 @@ class Node:
     def _new_pool(self) -> Pool:
         settings = self.settings
         events = PoolEvents(self._reports, self._room, self._progress, self._stream)
-        if self._parts.pool is not None:
-            return self._parts.pool(events, self.clock)
         assert self._store is not None
         assert self._holder is not None
         locks = (self._holder.fd, self._store.lock_fd)
         objects = settings.objects if "://" in settings.objects else str(Path(settings.objects).absolute())
+        config = WorkerConfig(
+            objects=objects,
+            credentials=credentials_for(settings.objects),
+            url=self.url or None,
+            token=self.secret,
+            client_factory=CLIENT if self.url else None,
+            callback_secret=self._callback_secret(),
+            callback_hosts=settings.callback_hosts,
+        )
+        if self._parts.pool is not None:
+            return self._parts.pool(events, self.clock, config)
         return LocalPool(
             LOADER,
             self._code,
@@ -367,15 +376,7 @@ class Node:
             burst_workers=settings.burst_workers,
             scratch_root=settings.data / "tmp",
             clock=self.clock,
-            config=WorkerConfig(
-                objects=objects,
-                credentials=credentials_for(settings.objects),
-                url=self.url or None,
-                token=self.secret,
-                client_factory=CLIENT if self.url else None,
-                callback_secret=self._callback_secret(),
-                callback_hosts=settings.callback_hosts,
-            ),
+            config=config,
             kill_grace_s=settings.kill_grace_s,
             recycle_after=settings.recycle_after,
             hold_fds=tuple(lock for lock in locks if lock is not None),
@@ -402,7 +403,12 @@ class Node:
         for spec in self.manifest.functions:
             for given in spec.triggers:
                 trigger = self._trigger(spec, given.kind, given.fields)
-                for route in trigger.routes() if trigger is not None else ():
+                try:
+                    routes = trigger.routes() if trigger is not None else ()
+                except InvalidFunction as error:  # what it needs of this node is not there
+                    self._add_fault(spec, error)
+                    continue
+                for route in routes:
                     endpoints.append(Endpoint(route, spec.name, is_job=spec.job is not None, spec=spec))
         table = RouteTable()
         kept: list[Endpoint] = []
@@ -413,9 +419,7 @@ class Node:
             except InvalidFunction as error:
                 found = self.manifest.function(endpoint.function)
                 assert found is not None
-                fault = LoadError(file=found.file, line=found.line, message=str(error), hint=error.hint)
-                self.manifest = msgspec.structs.replace(self.manifest, errors=(*self.manifest.errors, fault))
-                self._show_fault(fault)
+                self._add_fault(found, error)
         self.services.routes = table if kept else RouteTable()
         self.services.routes = RouteTable(kept)
         self.services.manifest = self.manifest
@@ -451,11 +455,11 @@ class Node:
 
     async def _deployed(self, manifest: Manifest, loaded_at: float, now: float) -> None:
         """Record what is served from now on, and keep its code, so that a past invocation can be replayed."""
-        if self._parts.pool is not None:
-            assert self._store is not None
-            await self._store.apply([Deployed(self._membership.id, manifest.version, now)], now=now)
-            return
         try:
+            if self._parts.pool is not None:
+                assert self._store is not None
+                await self._store.apply([Deployed(self._membership.id, manifest.version, now)], now=now)
+                return
             note = await self.versions.record(
                 self._membership.id, manifest, argument=self._code, loaded_at=loaded_at, now=now,
                 without=(self.settings.data, Path(self.settings.objects)),
@@ -474,6 +478,12 @@ class Node:
             _log.info("workers are spawned, not forked", why=self.manifest.why)
         if pool.load_output.strip():
             _log.info("printed while the code was loaded", text=pool.load_output.strip()[:2000])
+
+    def _add_fault(self, spec: FunctionSpec, error: InvalidFunction) -> None:
+        """A route of a function cannot be served: it is shown with what could not be loaded."""
+        fault = LoadError(file=spec.file, line=spec.line, message=str(error), hint=error.hint)
+        self.manifest = msgspec.structs.replace(self.manifest, errors=(*self.manifest.errors, fault))
+        self._show_fault(fault)
 
     def _show_fault(self, fault: LoadError) -> None:
         place = f"{fault.file}:{fault.line}" if fault.line else fault.file

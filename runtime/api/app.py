@@ -31,6 +31,8 @@ from headrace.runtime.errors import BadRequest, HeadraceError
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _FUNCTIONS = "/v1/functions/"
+_BROKEN: dict[str, Any] = {"type": "headrace.broken"}
+"""Tells the access log of an answer that ends without its end."""
 _OWN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/metrics"})
 """What the node serves beside `/v1`, unless a function has this very path."""
 
@@ -82,6 +84,8 @@ class Application:
         except HeadraceError as error:
             if not began:
                 await send_error(reply, error)
+            elif services.log_request is not None:
+                await send_message(_BROKEN)
         except Exception as error:  # the outermost loop of a request: recorded, and answered without a stack
             self._services.report(
                 "a request failed", {"path": scope["path"], "error": f"{type(error).__name__}: {error}"}
@@ -89,6 +93,8 @@ class Application:
             if not began:
                 failed = HeadraceError("the node failed to answer; its log says why")
                 await send_error(reply, failed)
+            elif services.log_request is not None:
+                await send_message(_BROKEN)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: Send) -> None:
         services = self._services
@@ -96,12 +102,13 @@ class Application:
         fields = headers_of(scope)
         host = fields.get(b"host", b"").decode("latin-1")
         services.access.check_host(host)
-        endpoint = services.routes.exact(scope["method"], path)
-        if endpoint is not None and endpoint.rules.cors is None:
-            await self._calls.route(endpoint, {}, scope, receive, reply)
-            return
-        if path == "/v1" or path.startswith("/v1/"):
-            origin = header(scope, b"origin")
+        if path[:4] != "/v1/":
+            endpoint = services.routes.exact(scope["method"], path)
+            if endpoint is not None and endpoint.rules.cors is None:
+                await self._calls.route(endpoint, {}, scope, receive, reply)
+                return
+        else:
+            origin = header(scope, b"origin") if b"origin" in fields else None
             if path.startswith(STATUS_PATH):  # a page of any site may ask: the ticket is what lets it
                 scope[MORE_HEADERS] = [(b"access-control-allow-origin", b"*")]
             elif origin is not None:
@@ -113,7 +120,7 @@ class Application:
                         raise BadRequest(
                             "the content type is not JSON", "Send content-type: application/json."
                         )
-                    login = header(scope, b"authorization")
+                    login = fields.get(b"authorization", b"").decode("latin-1")
                     token = services.access.check(login, "invoke", name)
                     if name == "headrace.call" and "admin" not in token.scopes:
                         services.access.check(login, "code")
@@ -177,7 +184,8 @@ class Application:
 
         async def send_logged(message: Any) -> None:
             nonlocal status, sent
-            await send_message(message)
+            if message is not _BROKEN:
+                await send_message(message)
             if message["type"] == "http.response.start":
                 status = message["status"]
                 return
@@ -189,6 +197,7 @@ class Application:
                         "method": scope["method"],
                         "path": _raw_path(scope).encode("ascii", "backslashreplace").decode(),
                         "status": status,
+                        **({"broken": True} if message is _BROKEN else {}),
                         "bytes": sent,
                         "ms": round((services.clock.monotonic() - begun) * 1000, 2),
                         "client": client[0] if client else "",

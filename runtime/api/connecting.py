@@ -121,9 +121,13 @@ class Connecting:
         if all(target.webhook is not None for target in targets):
             delivered = await self._probe(bucket, expected=len(targets), wait_s=asked.wait_s)
             for target in targets:
-                # A server whose endpoints name no targets delivers under no name: then their number tells.
-                unnamed = "" in delivered and len(delivered) >= len(targets)
-                target.delivered = target.name in delivered or unnamed
+                target.delivered = target.name in delivered
+            # Endpoints that somebody wrote need not name their targets: then the number of deliveries tells.
+            unnamed = [name for name in delivered if all(name != target.name for target in targets)]
+            left = [target for target in targets if not target.delivered]
+            if len(unnamed) >= len(left):
+                for target in left:
+                    target.delivered = True
         url = asked.url or services.health().get("url") or ""
         lines = [
             line for target in targets for line in target.missing(url, services.events_token() or "SECRET")

@@ -13,7 +13,8 @@ Schema = dict[str, Any]
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One endpoint: `query` and `headers` by name, `body` as the schema of JSON, or of what `takes` names.
+    """One endpoint: `query`, `headers` and `path` by name, `body` as the schema of JSON, or of what `takes`
+    names.
 
     `answers` holds by status what is answered: its schema, None for an answer without a body; in `gives` is
     its media type.
@@ -22,6 +23,7 @@ class Operation(msgspec.Struct, frozen=True):
     summary: str
     query: dict[str, Schema] = {}
     headers: dict[str, Schema] = {}
+    path: dict[str, Schema] = {}
     body: Schema | None = None
     body_required: bool = False
     takes: tuple[str, ...] = ("application/json",)
@@ -68,7 +70,15 @@ _STATUS: Schema = {"enum": ["waiting", "running", "succeeded", "dead", "cancelle
 _JOB_STATUS: Schema = {"enum": ["planning", "running", "reducing", "succeeded", "failed", "cancelled"]}
 _LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
 _WAIT: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1e9, "default": 0}
-_PAGE: dict[str, Schema] = {"limit": _LIMIT, "cursor": _ID}
+_PAGE: dict[str, Schema] = {
+    "limit": _LIMIT,
+    "cursor": {
+        "type": "string",
+        "pattern": "^([0-9a-f]{16})?$",
+        "description": "the last page's next_cursor",
+    },
+}
+_CLOSURE: Schema = {"type": "string", "pattern": "^(function|key):.+$"}
 _BYTES: Schema = {"type": "string", "format": "binary"}
 _TAGS: Schema = {"anyOf": [_TEXT, _list(_TEXT)]}
 _FILTER: dict[str, Schema] = {
@@ -193,13 +203,7 @@ _KEY_HEADERS: dict[str, Schema] = {
         "type": "string",
         "minLength": 1,
         "maxLength": 1000,
-        "description": "a repeat gets the first call's outcome",
-    },
-    "Idempotency-Ttl": {
-        "type": "number",
-        "minimum": 1,
-        "maximum": 2_592_000,
-        "description": "seconds that the key is remembered; needs one",
+        "description": "a repeat gets the first call's outcome, for the seconds in Idempotency-Ttl",
     },
 }
 KEY_HEADERS = _KEY_HEADERS
@@ -287,7 +291,7 @@ OPERATIONS: dict[str, Operation] = {
         "What functions printed, oldest first; after is the next of the answer before",
         query={
             "function": _TEXT,
-            "after": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+            "after": {"type": "string", "pattern": "^([0-9]{1,18})?$"},
             "limit": _LIMIT,
             "wait_s": _WAIT,
         },
@@ -338,10 +342,14 @@ OPERATIONS: dict[str, Operation] = {
         answers={"200": _object({"items": _list(_object({"name": _TEXT, "until_at": _MOMENT}))})},
     ),
     "POST /v1/closures/{name}/open": Operation(
-        "End a closure now", answers={"200": _object({"name": _TEXT, "open": _BOOLEAN})}
+        "End a closure now",
+        path={"name": _CLOSURE},
+        answers={"200": _object({"name": _TEXT, "open": _BOOLEAN})},
     ),
     "DELETE /v1/closures/{name}": Operation(
-        "End a closure now", answers={"200": _object({"name": _TEXT, "open": _BOOLEAN})}
+        "End a closure now",
+        path={"name": _CLOSURE},
+        answers={"200": _object({"name": _TEXT, "open": _BOOLEAN})},
     ),
     "GET /v1/dead-letters": Operation(
         "Dead letters, newest first",
@@ -391,12 +399,12 @@ OPERATIONS: dict[str, Operation] = {
             "status": _STATUS,
             "stage": _COUNT,
             "limit": _LIMIT,
-            "cursor": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+            "cursor": {"type": "string", "pattern": "^([0-9]{1,18})?$"},
         },
         answers={"200": _items(_ref("Invocation"))},
     ),
     "GET /v1/jobs/{id}/events": Operation(
-        "A job's progress as server-sent events", answers={"200": _TEXT}, gives="text/event-stream"
+        "A job's progress as server-sent events", answers={"200": {}}, gives="text/event-stream"
     ),
     "POST /v1/jobs/{id}/cancel": Operation("Cancel a job", answers={"202": _ref("Job")}),
     "POST /v1/jobs/{id}/redrive": Operation("Run again what failed of a job", answers={"202": _ref("Job")}),

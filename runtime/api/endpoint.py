@@ -75,7 +75,7 @@ def read_status(text: str | None) -> Status | None:
 def read_limit(text: str | None) -> int:
     if not text:
         return 100
-    if not text.isdigit() or not 1 <= int(text) <= 1000:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
         raise BadRequest(f"limit is {text!r}", "It must be a whole number from 1 to 1000.")
     return int(text)
 
@@ -92,7 +92,7 @@ def read_cursor(text: str | None) -> int | None:
 def read_whole(text: str | None, name: str) -> int:
     if not text:
         return 0
-    if not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise BadRequest(f"{name} is {text!r}", "It must be a whole number, 0 or more.")
     return int(text)
 

@@ -214,7 +214,7 @@ class Invocations:
         wait_s = min(read_number(query.get("wait_s"), "wait_s"), services.limits.wait_s)
         deadline = services.clock.monotonic() + wait_s
         text = query.get("after") or ""
-        if text and not text.isdigit():
+        if text and not (text.isascii() and text.isdigit() and len(text) <= 18):
             raise BadRequest(f"after is {text!r}", "Use the `next` of the answer before.")
         after = int(text) if text else None
         while True:

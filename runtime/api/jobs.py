@@ -24,7 +24,7 @@ from headrace.runtime.api.records import Records
 from headrace.runtime.api.services import Services
 from headrace.runtime.errors import BadRequest
 from headrace.runtime.model.ids import show_id
-from headrace.runtime.model.job import ENDED
+from headrace.runtime.model.job import ENDED, LIVE
 
 
 class Jobs:
@@ -77,6 +77,8 @@ class Jobs:
         query = request.query_params
         limit = read_limit(query.get("limit"))
         status = [query["status"]] if query.get("status") else []
+        if status and status[0] not in (*LIVE, *ENDED):
+            raise BadRequest(f"there is no status {status[0]!r}", f"Known: {', '.join((*LIVE, *ENDED))}.")
         found = await self._services.store.jobs(
             status=status,
             function=query.get("function"),

@@ -76,6 +76,8 @@ class Notifications:
     def _hearing(self, notification: Notification, target: str) -> Sequence[Hear]:
         info = notification.info
         if info.key.startswith(PROBES):
+            if not notification.name.startswith("ObjectCreated"):
+                return ()
             probe = self._probes.get(info.key)
             if probe is not None:
                 probe.deliver(target)

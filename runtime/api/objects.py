@@ -110,6 +110,8 @@ class Objects:
             raise PayloadTooLarge(int(declared), limit)
         none_match = request.headers.get("if-none-match") == "*"
         match = (request.headers.get("if-match") or "").strip('"') or None
+        if none_match and match is not None:
+            raise BadRequest("If-None-Match and If-Match exclude each other", "Send one of them.")
         writer = await services.in_thread(
             services.objects.writer,
             bucket,

@@ -16,6 +16,8 @@ _PARAMETER = re.compile(r"\{([^}:]+)(?::path)?\}")
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 _VALUES = frozenset({"default", "const", "enum", "examples", "example"})
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
+_BUCKET = "^[a-z0-9]([.]?[a-z0-9]|-+[a-z0-9])*$"
+_PATHS = {"bucket": {"type": "string", "pattern": _BUCKET, "minLength": 3, "maxLength": 63}}
 _OWN = "headrace"
 """The tag, and the beginning of the names, of what is the node's."""
 
@@ -108,7 +110,12 @@ def _own_operation(key: str, scope: str, about: Operation | None) -> dict[str, A
     if scope:
         operation["description"] = f"Scope `{scope}`."
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": about.path.get(name) or _PATHS.get(name) or {"type": "string"},
+        }
         for name in _PARAMETER.findall(path)
     ]
     for place, given in (("query", about.query), ("header", about.headers)):
@@ -210,6 +217,10 @@ def _user_responses(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
         responses["202"] = _response(told, schema, "application/json")
     elif endpoint.route.method == "HEAD":
         responses["200"] = {"description": "The function's answer, without its body."}
+    elif spec.streams:
+        told = "What the function streams; gathered into a list for a call with an Idempotency-Key."
+        responses["200"] = _response(told, {}, spec.streams)
+        responses["200"]["content"].setdefault("application/json", {"schema": {"type": "array"}})
     elif spec.output_schema is not None:
         schema = schemas.lift(spec.output_schema)
         responses["200"] = _response("The function's result.", schema, "application/json")

@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from headrace.runtime.api.calls import Calls
 from headrace.runtime.api.connecting import Connecting
@@ -125,16 +125,25 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
+    hint = "docs/guide/api.md lists the paths."
     if status == 405:
+        allowed = ", ".join(sorted(_allowed(request)))
         body = {
             "code": "method_not_allowed",
             "message": f"{request.method} is not allowed here",
-            "hint": "docs/guide/api.md lists the paths.",
+            "hint": f"Allowed: {allowed}.",
         }
-    else:
-        body = {
-            "code": "not_found",
-            "message": f"there is nothing at {request.url.path}",
-            "hint": "docs/guide/api.md lists the paths.",
-        }
+        answered = answer({"error": body}, status)
+        answered.headers["allow"] = allowed
+        return answered
+    body = {"code": "not_found", "message": f"there is nothing at {request.url.path}", "hint": hint}
     return answer({"error": body}, status)
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods that the table has for a path."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods
+    return found

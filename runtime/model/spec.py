@@ -50,6 +50,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One function or job under its name, with its settings. Durations in seconds, sizes in bytes.
 
+    `streams` is the media type of what the function streams, as far as its declaration tells (`*/*`), and
+    empty when it is not known to.
     `rate` is begun a second, `rate_burst` the bucket's size. `concurrency_key` is the path of the key in the
     event, step by step, empty without one. With `memory_max_bytes` an attempt that ran out of memory is made
     again with more.
@@ -82,6 +84,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     typed: bool = False
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     output_schema: dict[str, Any] | None = None
+    streams: str = ""
     triggers: tuple[TriggerSpec, ...] = ()
     job: JobSpec | None = None
 

@@ -84,3 +84,12 @@ class Stream:
         self.status = int(status)
         self.content_type = content_type
         self.headers = tuple(item for item in told if item[0] != "content-type")
+
+
+def content_type_of(kind: type) -> str:
+    """The media type of a stream whose first piece is of this class."""
+    if issubclass(kind, bytes | bytearray | memoryview):
+        return "application/octet-stream"
+    if issubclass(kind, str):
+        return "text/plain; charset=utf-8"
+    return EVENTS_TYPE if issubclass(kind, Sse) else "application/x-ndjson"

@@ -30,6 +30,10 @@ from headrace.runtime.objects.key import SYSTEM_BUCKET, check_bucket, check_key
 from headrace.runtime.objects.protocol import LIST_LIMIT_MAX, BucketNotEmpty, ObjectInfo
 
 BYTES_MAX = 1 << 30
+MOMENTS_MAX = 100_000
+"""Keys whose last change is remembered, the latest ones."""
+
+_APART_NS = 2_000_000
 _PIECE_BYTES = 1 << 20
 _WINDOW = 1_000
 
@@ -55,7 +59,8 @@ class MemoryStore:
         self._buckets: dict[str, _Bucket] = {}
         self._told = told
         self._bytes = 0
-        self._last_ns = 0
+        self._moments: dict[tuple[str, str], int] = {}
+        """When each key last changed, in ns; also of keys that have gone."""
         self._number = next(_numbers)
         _stores[self._number] = self
 
@@ -150,7 +155,7 @@ class MemoryStore:
             info, _ = found.objects.pop(key)
             found.order = None
             self._bytes -= info.size
-            self._last_ns = ns = max(int(self._clock.now() * 1e9), self._last_ns + 1)
+            ns = self._moment(bucket, key)
         if self._told is not None:
             gone = msgspec.structs.replace(info, sequencer=f"{ns:016x}", modified_at=ns / 1e9)
             self._told("ObjectRemoved:Delete", gone)
@@ -173,6 +178,17 @@ class MemoryStore:
             after = page[-1].key
 
     # ---- within ----
+
+    def _moment(self, bucket: str, key: str) -> int:
+        """When a key changes, in ns. The clock of a test may stand, but of two states of a key the later is
+        the younger by more than the millisecond to which other stores list them.
+        """
+        now = int(self._clock.now() * 1e9)
+        ns = max(now, self._moments.pop((bucket, key), 0) + _APART_NS)
+        if len(self._moments) >= MOMENTS_MAX:
+            del self._moments[next(iter(self._moments))]
+        self._moments[bucket, key] = ns
+        return ns
 
     def _bucket(self, name: str) -> "_Bucket":
         found = self._buckets.get(check_bucket(name))
@@ -211,8 +227,7 @@ class MemoryStore:
             more = len(data) - (0 if before is None else before[0].size)
             if self._bytes + more > self.bytes_max:
                 raise StorageFull(f"memory for s3://{bucket}")
-            # The clock of a test may stand, but of two states of a key the later has the greater sequencer.
-            self._last_ns = ns = max(int(self._clock.now() * 1e9), self._last_ns + 1)
+            ns = self._moment(bucket, key)
             info = ObjectInfo(
                 bucket, key, len(data), f"{ns:x}", ns / 1e9, f"{ns:016x}", content_type or type_of_name(key)
             )

@@ -5,7 +5,7 @@ answer gave it: headers give whole seconds, listings milliseconds, and MinIO's n
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -14,10 +14,10 @@ import msgspec
 
 from headrace.runtime.objects.protocol import ObjectInfo
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SLICE_BYTES = 32 << 10
+_NEVER = "1970-01-01T00:00:00Z"
 _META = "x-amz-meta-"
 _UNKNOWN_TYPE = "binary/octet-stream"  # what servers say where none was given
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class ListedPage(msgspec.Struct, frozen=True):
@@ -29,14 +29,14 @@ class ListedPage(msgspec.Struct, frozen=True):
 
 def from_headers(bucket: str, key: str, headers: Mapping[str, str], *, size: int) -> ObjectInfo:
     """The object whose HEAD, GET or PUT was answered with `headers`, by any letter case."""
-    changed = parsedate_to_datetime(headers.get("last-modified") or headers["date"])
+    changed = parsedate_to_datetime(headers.get("last-modified") or headers["date"]).timestamp()
     content_type = headers.get("content-type") or None
     return ObjectInfo(
         bucket,
         key,
         size,
         etag_in(headers),
-        changed.timestamp(),
+        changed,
         _sequencer(changed),
         None if content_type == _UNKNOWN_TYPE else content_type,
         headers.get("x-amz-version-id"),
@@ -55,17 +55,20 @@ def etag_in(headers: Mapping[str, str]) -> str:
 
 def parse_page(bucket: str, data: bytes) -> ListedPage:
     """The answer to ListObjectsV2 or ListObjectVersions with encoding-type=url; without delete markers."""
-    objects, more = [], None
-    page = ElementTree.fromstring(data)
+    parser = ElementTree.XMLParser()
+    for start in range(0, len(data), _SLICE_BYTES):  # between two of which another thread may go on
+        parser.feed(data[start : start + _SLICE_BYTES])
+    page = parser.close()
+    space = page.tag[: page.tag.rfind("}") + 1]
     # Asked for encoded keys, a server says whether it did encode them: without that, a plus is a plus.
-    encoded = any(child.tag.endswith("EncodingType") and child.text == "url" for child in page)
-    for element in page:
-        tag = element.tag.rpartition("}")[2]
-        if tag in ("Contents", "Version"):
-            objects.append(_listed(bucket, element, encoded=encoded))
-        elif tag == "NextContinuationToken":
-            more = element.text or None
-    return ListedPage(objects, more)
+    encoded = page.findtext(f"{space}EncodingType") == "url"
+    names = [f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified", "VersionId")]
+    found = [
+        _listed(bucket, element, *names, encoded=encoded)
+        for kind in ("Contents", "Version")
+        for element in page.iterfind(f"{space}{kind}")
+    ]
+    return ListedPage(found, page.findtext(f"{space}NextContinuationToken") or None)
 
 
 def parse_buckets(data: bytes) -> Iterator[str]:
@@ -95,22 +98,25 @@ def parse_field(data: bytes, name: str) -> str:
     return ""
 
 
-def _listed(bucket: str, element: ElementTree.Element, *, encoded: bool) -> ObjectInfo:
-    key, size, etag, changed, version = "", 0, "", _EPOCH, None
-    for child in element:
-        tag, text = child.tag.rpartition("}")[2], child.text or ""
-        if tag == "Key":
-            key = unquote_plus(text) if encoded else text
-        elif tag == "Size":
-            size = int(text)
-        elif tag == "ETag":
-            etag = text.strip('"')
-        elif tag == "VersionId":
-            version = text
-        elif tag == "LastModified":
-            changed = datetime.fromisoformat(text)
-    return ObjectInfo(bucket, key, size, etag, changed.timestamp(), _sequencer(changed), version_id=version)
+def _listed(
+    bucket: str, element: ElementTree.Element, key: str, size: str, etag: str, changed: str, version: str,
+    *, encoded: bool,
+) -> ObjectInfo:  # fmt: skip
+    text = element.findtext(key, "")
+    if encoded and ("%" in text or "+" in text):
+        text = unquote_plus(text)
+    at = datetime.fromisoformat(element.findtext(changed, _NEVER)).timestamp()
+    return ObjectInfo(
+        bucket,
+        text,
+        int(element.findtext(size, "0")),
+        element.findtext(etag, "").strip('"'),
+        at,
+        _sequencer(at),
+        version_id=element.findtext(version),
+    )
 
 
-def _sequencer(changed: datetime) -> str:
-    return f"{max((changed - _EPOCH) // _MICROSECOND, 0) * 1000:016x}"
+def _sequencer(at: float) -> str:
+    # In a float, this century's moments are exact to less than a microsecond, and to no more.
+    return f"{max(round(at * 1e6), 0) * 1000:016x}"

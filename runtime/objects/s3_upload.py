@@ -24,6 +24,7 @@ from headrace.runtime.objects.trail import present_trail
 PART_BYTES = 8 << 20
 _SAME_SIZE_PARTS = 1_000
 _MARK = "x-amz-meta-headrace-put"
+_CONFLICT = "ConditionalRequestConflict"  # Amazon's, when another write of the key was under way
 _CONFLICTS_MAX = 5
 
 
@@ -119,7 +120,7 @@ class S3Upload:
         headers = self._describing(marked=bool(self._condition)) | self._condition
         for _ in range(_CONFLICTS_MAX):
             answer = self._connection.request("PUT", self._path, headers=headers, body=data)
-            if answer.status != 409 or answer.code != "ConditionalRequestConflict":
+            if answer.status != 409 or answer.code != _CONFLICT:
                 break
         return self._settle(answer)
 
@@ -159,7 +160,8 @@ class S3Upload:
 
     def _settle(self, answer: Answer) -> ObjectInfo:
         """What a committing request's answer means."""
-        refused = answer.status == 412 or (answer.status == 404 and (self._condition or self._upload_id))
+        gone = answer.status == 404 and (self._condition or self._upload_id)
+        refused = answer.status == 412 or answer.code == _CONFLICT or gone
         if not answer.ok and not refused:
             raise_refusal(self._connection, self._bucket, self._key, answer, writing=True)
         if answer.code == "NoSuchBucket":

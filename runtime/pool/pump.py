@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
-from headrace.runtime.model.stream import EVENTS_TYPE, Sse, Stream
+from headrace.runtime.model.stream import Sse, Stream, content_type_of
 from headrace.runtime.pool.frame import pack
 from headrace.runtime.pool.page import CLOSED, Page
 from headrace.runtime.pool.result import encode_result
@@ -145,21 +145,12 @@ class Pump:
     def _cut(self, item: Any) -> list[bytes]:
         """What one yielded value is on the wire, in pieces that a message can hold."""
         if not self._told:
-            self._kind = content_type_of(item)
+            self._kind = content_type_of(type(item))
         data = encode_piece(item)
         if len(data) <= PIECE_BYTES:
             return [data] if data or not self._told else []
         view = memoryview(data)
         return [bytes(view[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES)]
-
-
-def content_type_of(item: Any) -> str:
-    """What a stream is that begins so."""
-    if isinstance(item, bytes | bytearray | memoryview):
-        return "application/octet-stream"
-    if isinstance(item, str):
-        return "text/plain; charset=utf-8"
-    return EVENTS_TYPE if isinstance(item, Sse) else "application/x-ndjson"
 
 
 def encode_piece(item: Any) -> bytes:

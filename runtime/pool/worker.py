@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPayload
+from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPayload, Retryable, RetryAfter
 from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.objects.key import SYSTEM_BUCKET
@@ -51,6 +51,7 @@ FLUSH_AFTER_S = 0.001
 RESULT_BYTES_INLINE = 256 << 10
 RESULT_BYTES_MAX = FRAME_BYTES_MAX - (4 << 20)
 _RECEIVE_BYTES = 128 << 10
+_STORAGE_PAUSE_S = 5.0
 
 # An array of msgpack whose length is the four bytes that follow: results are encoded one by one and sent as
 # one array.
@@ -65,6 +66,19 @@ _NOT_YET = STREAMS | {CoroutineType}
 class TimedOut(BaseException):
     """Raised inside a function whose time is over, so that its `finally` blocks run before the process is
     ended."""
+
+
+class _StorageAway(RetryAfter):
+    """What an item needs of the object store, for its payload or its result, is not to be had just now. That
+    is nobody's failure: the function waits a little and no attempt is spent.
+    """
+
+    def __init__(self, why: Retryable) -> None:
+        super().__init__(_STORAGE_PAUSE_S)
+        self.why = str(why)
+
+    def __str__(self) -> str:
+        return self.why
 
 
 class Worker:
@@ -294,7 +308,10 @@ class Worker:
         from headrace.runtime.objects.url import parse_object_url
 
         bucket, key = parse_object_url(ref)
-        return self._tools.objects.get(bucket, key)
+        try:
+            return self._tools.objects.get(bucket, key)
+        except Retryable as error:
+            raise _StorageAway(error) from error
 
     def _store_result(self, data: bytes, invocation_id: int, attempt: int) -> tuple[bytes, str | None]:
         """A large result's place: the object store where there is one, else the frame."""
@@ -303,7 +320,10 @@ class Worker:
                 raise ResultTooLarge(len(data), RESULT_BYTES_MAX)
             return data, None
         key = f"results/{show_id(invocation_id)}/{attempt}.json"
-        self._tools.objects.put(SYSTEM_BUCKET, key, data)
+        try:
+            self._tools.objects.put(SYSTEM_BUCKET, key, data)
+        except Retryable as error:
+            raise _StorageAway(error) from error
         return b"", f"s3://{SYSTEM_BUCKET}/{key}"
 
     def _finish(self, value: Any, seq: int, credit: int) -> Any:

@@ -41,6 +41,7 @@ from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
+from headrace.runtime.pool.reading import Reading
 from headrace.runtime.sample import sample_event
 from headrace.runtime.serve import configure_log
 from headrace.runtime.settings import Kept, Settings, function_defaults
@@ -49,7 +50,7 @@ from headrace.runtime.store.sqlite import SqliteStore
 from headrace.runtime.testing.faults import Faults, FaultyBuckets, WatchedStore, crashed
 from headrace.runtime.testing.loop import QuietLoop
 from headrace.runtime.testing.notices import Notices
-from headrace.runtime.testing.pool import InlinePool
+from headrace.runtime.testing.pool import InlinePool, Streaming
 from headrace.runtime.testing.virtual import VirtualClock
 
 T = TypeVar("T")
@@ -427,9 +428,9 @@ class AppUnderTest:
         self._store = WatchedStore(inner, self.faults, self.clock.something_happened)
         return cast(Store, self._store)
 
-    def _open_pool(self, settings: Settings, argument: bytes, events: PoolEvents, clock: Clock) -> Pool:
-        node = self._node
-        assert node is not None
+    def _open_pool(
+        self, settings: Settings, argument: bytes, events: PoolEvents, clock: Clock, config: WorkerConfig
+    ) -> Pool:
         if self._workers:
             return LocalPool(
                 "headrace.runtime.loading:load",
@@ -438,17 +439,13 @@ class AppUnderTest:
                 workers=self._workers,
                 scratch_root=settings.data / "tmp",
                 clock=SystemClock(),  # what a process does takes real time
-                config=WorkerConfig(
-                    objects=str(settings.objects),
-                    url=node.url,
-                    token=node.secret,
-                    client_factory="headrace.runtime.client:worker_client",
-                ),
+                config=config,
             )
         self._pool = _DrivenPool(
             partial(self._load, settings),
             events,
             clock,
+            config=config,
             objects=self.objects,
             client=lambda: self.client,
             faults=self.faults,
@@ -482,6 +479,8 @@ class AppUnderTest:
         if self._loop is not None and delivering is not None:
             delivering.cancel()
             self._loop.run_until_complete(asyncio.wait([delivering]))
+        if self._pool is not None:
+            self._pool.close_streams()
         if node is not None and self._loop is not None:
             self._loop.run_until_complete(node.stop(grace_s=0))
         self._pool = self._store = None
@@ -551,7 +550,14 @@ class AppUnderTest:
             if self._pool is not pool:  # the node was killed under it
                 return True
             loop.call_soon(pool.flush)
-        return ran
+        self._depth += 1
+        try:
+            streamed = pool.stream()
+        finally:
+            self._depth -= 1
+        if streamed and self._pool is pool:
+            loop.call_soon(pool.flush)
+        return ran or streamed
 
     def _outside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that runs the loop: where one runs already, as in an async test, in a thread."""
@@ -627,6 +633,7 @@ class _DrivenPool:
         events: PoolEvents,
         clock: Clock,
         *,
+        config: WorkerConfig,
         objects: ObjectStore,
         client: Callable[[], Client],
         faults: Faults,
@@ -636,11 +643,16 @@ class _DrivenPool:
         self._loader = loader
         self._events = events
         self._clock = clock
+        self._config = config
         self._objects = objects
         self._client = client
         self._faults = faults
         self._begun: set[int] = set()
         self._ended: list[Report] = []
+        self._streaming: dict[int, Streaming] = {}
+        self._readings: dict[int, Reading] = {}
+        self._told: list[Callable[[], None]] = []
+        """What the readings are told when the loop runs."""
         self._inner: InlinePool | None = None
 
     async def start(self) -> Manifest:
@@ -652,6 +664,7 @@ class _DrivenPool:
             clock=self._clock,
             workers=PLACES,
             held=True,
+            config=self._config,
             objects=self._objects,
             client=self._client,
             on_progress=self._events.progress,
@@ -678,15 +691,60 @@ class _DrivenPool:
         self._begun.add(token)
         dies = self._faults.crash(attempt.function)
         began = self._clock.now()
-        outcome = crashed(began) if dies is False else inner.execute(token)
-        self._ended.append(Report(token, crashed(began) if dies else outcome))
+        found = crashed(began) if dies is False else inner.execute(token)
+        if isinstance(found, Streaming):
+            self._streaming[token] = found
+        else:
+            self._ended.append(Report(token, crashed(began) if dies else found))
+
+    def stream(self) -> bool:
+        """Take from each stream what its reader has given credit for; whether anything came of that."""
+        moved = False
+        for streaming in list(self._streaming.values()):
+            while streaming.closed or streaming.credit > 0:
+                moved = True
+                piece = streaming.next()
+                if not streaming.opened and streaming.head is not None:
+                    streaming.opened = True
+                    self._told.append(partial(self._open, streaming))
+                if piece is None:
+                    del self._streaming[streaming.token]
+                    self._ended.append(Report(streaming.token, streaming.end()))
+                    break
+                self._told.append(partial(self._feed, streaming.token, piece))
+        return moved
+
+    def close_streams(self) -> None:
+        """End the functions that stream."""
+        for streaming in self._streaming.values():
+            streaming.end()
+        self._streaming.clear()
+
+    def _open(self, streaming: Streaming) -> None:
+        def more(message: dict[str, Any]) -> None:
+            streaming.credit += message["credit"]
+
+        def close(_: int) -> None:
+            streaming.closed = True
+
+        reading = Reading(streaming.token, streaming.head or (), say=more, close=close)
+        self._readings[streaming.token] = reading
+        self._events.stream(streaming.token, reading)
+
+    def _feed(self, token: int, piece: bytes) -> None:
+        if token in self._readings:
+            self._readings[token].feed(piece)
 
     def flush(self) -> None:
         """Report what has ended, on the loop."""
+        told, self._told = self._told, []
+        for tell in told:
+            tell()
         ended, self._ended = self._ended, []
         assert self._inner is not None
         for report in ended:
             self._begun.discard(report.token)
+            self._readings.pop(report.token, None)
             if any(each.token == report.token for each in self._inner.attempts):  # not killed meanwhile
                 self._inner.end(report.token, report.outcome)
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from headrace.runtime.clock import Clock
-from headrace.runtime.errors import Contended, Duplicate, HeadraceError, Overlapping, Retryable
+from headrace.runtime.errors import Contended, Duplicate, HeadraceError, Overlapping
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.model.spec import FunctionSpec
 from headrace.runtime.model.write import Fired, Write
@@ -162,7 +162,8 @@ class Backfills:
             return False
         except Duplicate:
             return False  # another node was first, or it was cancelled: the next turn sees which
-        except Retryable as error:
+        except HeadraceError as error:
+            # Also what is wrong with the call, such as a job's input that is not there: it may be mended.
             if backfill.id not in self._held:
                 self._held.add(backfill.id)
                 details = {"backfill": show_id(backfill.id), "schedule": name, "error": str(error)}

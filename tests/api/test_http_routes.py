@@ -517,10 +517,10 @@ def test_all_settings_travel_as_fields() -> None:
         webhook=Webhook.github("SECRET_OF_TEST"),
     )
     fields = msgspec.json.decode(msgspec.json.encode(one.fields()))
-    assert Http._made(fields).fields() == one.fields()
-    assert Http._made(fields).rules == one.rules
+    assert Http.from_fields(fields).fields() == one.fields()
+    assert Http.from_fields(fields).rules == one.rules
     with pytest.raises(InvalidFunction, match="has no SECRET_OF_TEST"):
-        Http.from_fields(fields)
+        Http.from_fields(fields).routes()
 
 
 def test_an_apps_settings_hold_where_a_route_says_nothing() -> None:

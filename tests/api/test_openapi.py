@@ -208,6 +208,12 @@ async def test_the_nodes_own_endpoints_name_the_scope_that_they_need(document: d
     assert document["paths"]["/healthz"]["get"]["security"] == []
 
 
+async def test_another_method_of_the_nodes_own_api_is_told_what_there_is(node: InlineNode) -> None:
+    answer = await node.request("PATCH", "/v1/objects/some-bucket/some/key")
+    assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, HEAD, PUT")
+    assert (await node.request("GET", "/v1/jobs", query={"status": "gone"})).status == 400
+
+
 async def test_the_page_for_people_needs_nothing_from_elsewhere(node: InlineNode) -> None:
     answer = await node.request("GET", "/docs", token=None)
     page = answer.body.decode()

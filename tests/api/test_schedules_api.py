@@ -299,6 +299,27 @@ async def test_a_cancelled_backfill_fires_nothing_more(tmp_path: Path) -> None:
         assert [each["id"] for each in (await get(node, "backfills", schedule="hourly"))["items"]] == [id]
 
 
+async def test_a_backfill_that_cannot_go_on_is_said_so_once_and_keeps_no_other_from_it(
+    node: InlineNode,
+) -> None:
+    specs = {spec.name: spec for spec in node.specs}
+    lost = Schedule("cron(0 3 * * ? *)", name="lost", input="s3://inbox/gone.csv")
+    name = "shop.cut/schedule/lost"
+    declared = {HOURLY: (specs["shop.echo"], hourly), name: (specs["shop.cut"], lost)}
+    node.services.schedules = lambda: declared
+    await node.store.schedule(name, definition=lost.definition, now=0)
+    body = {"from": "2026-02-27T00:00:00Z", "until": "2026-02-28T00:00:00Z"}
+    held = (await post(node, f"schedules/{name}/backfill", body)).json["id"]
+    other = (await post(node, f"schedules/{HOURLY}/backfill", body)).json["id"]
+    found = await filled(node, other)
+
+    assert (found["status"], found["fired"]) == ("done", 25)
+    assert (await get(node, f"backfills/{held}"))["status"] == "running"
+    said = [details for message, details in node.said if "backfill is held back" in message]
+    assert [details["backfill"] for details in said] == [held]
+    assert (await post(node, f"backfills/{held}/cancel")).status == 202
+
+
 async def test_a_backfill_ends_when_the_schedules_definition_changes(node: InlineNode) -> None:
     body = {"from": "2026-02-27T00:00:00Z"}
     id = (await post(node, f"schedules/{HOURLY}/backfill", body)).json["id"]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from headrace.runtime.api.why import (
@@ -22,7 +23,7 @@ from headrace.runtime.model.invocation import Invocation, Record, Status
 from headrace.runtime.model.job import Job, JobCounts
 from headrace.runtime.model.limits import Held, Limits
 from headrace.runtime.model.spec import JobSpec
-from headrace.runtime.store.protocol import Closure, Deployment, ScheduleState
+from headrace.runtime.store.protocol import Backfill, Closure, Deployment, ScheduleState
 
 NOW = 1_800_000_000.0
 NODE = NodeFacts(name="here#1", version="v2", workers=2, busy=0)
@@ -349,8 +350,29 @@ def test_a_schedule_says_when_it_fires_next_and_what_it_does_about_missed_moment
     assert "of missed moments the newest fires" in why.summary
 
 
-def test_a_paused_schedule_says_so() -> None:
-    assert why_schedule(schedule(paused=True)).state == "paused"
+def test_a_paused_schedule_says_so_and_what_resumes_it() -> None:
+    why = why_schedule(schedule(paused=True))
+
+    assert why.state == "paused"
+    assert why.held_by[0].do == "headrace schedule resume shop.total/schedule/0"
+
+
+def test_a_moment_that_waits_for_an_earlier_ones_end_is_named() -> None:
+    why = why_schedule(schedule(queued_at=NOW - 60))
+
+    assert by(why) == ["not_due", "overlap"]
+    assert "2027-01-15T07:59:00Z waits" in why.held_by[1].detail
+
+
+def test_a_backfill_that_runs_is_named_with_its_progress() -> None:
+    facts = schedule()
+    backfill = Backfill(
+        id=255, schedule=facts.state.name, generation=2, from_at=0, until_at=NOW, position=0, concurrency=1,
+        again=False, instants=1200, created_at=NOW, fired=1000, present=3,
+    )  # fmt: skip
+    why = why_schedule(msgspec.structs.replace(facts, backfill=backfill))
+
+    assert "backfill 00000000000000ff has fired 1,000 and passed over 3 of its 1,200 moments" in why.summary
 
 
 def test_a_schedule_that_the_code_has_no_more_says_so() -> None:

@@ -116,10 +116,7 @@ class Topology:
         for line in service["command"][0].splitlines():
             program, *arguments = shlex.split(line)
             assert program == "headrace"
-            given = [
-                environment[each.removeprefix("$$")] if each.startswith("$$") else each for each in arguments
-            ]
-            done = run_command(*given, env=environment)
+            done = run_command(*arguments, env=environment)
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
 
     def environment(self, service: str) -> dict[str, str]:

@@ -22,6 +22,11 @@ def echo(event):
     return event
 
 
+@app.function(retries=0)
+def once(event):
+    return len(event["text"])
+
+
 @app.function
 def content(event: UploadEvent, context):
     return context.objects.get(event.bucket, event.key).decode()

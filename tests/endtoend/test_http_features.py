@@ -57,6 +57,10 @@ def ask(
         connection.close()
 
 
+def bearer(node: Serving) -> dict[str, str]:
+    return {"Authorization": f"Bearer {(node.data / 'token').read_text().strip()}"}
+
+
 class Receiver:
     """A caller's own server: it verifies what it is told as the specification's library does."""
 
@@ -163,6 +167,8 @@ def test_what_a_service_sends_twice_runs_once(node: Serving) -> None:
 def test_a_webhook_without_its_secret_is_not_served_and_the_log_says_why(node: Serving) -> None:
     assert ask(node, "POST", "/hooks/none", b"{}").status == 404
     assert "has no NOWHERE_SECRET" in node.words()
+    errors = ask(node, "GET", "/v1/functions", headers=bearer(node)).json["errors"]
+    assert any("NOWHERE_SECRET" in one["message"] for one in errors)
 
 
 def test_a_file_of_any_bytes_comes_with_a_form(node: Serving) -> None:

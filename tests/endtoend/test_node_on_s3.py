@@ -184,6 +184,29 @@ def test_a_node_serves_on_while_the_server_is_away(own_minio: MinioServer, tmp_p
         assert client.get_object("s3://work/k") == b"1"
 
 
+@pytest.mark.slow  # it waits until a worker has given the server up
+@pytest.mark.timeout(90)
+def test_a_payload_that_cannot_be_fetched_just_now_costs_no_attempt(
+    own_minio: MinioServer, tmp_path: Path
+) -> None:
+    own_minio.start()
+    with serving(
+        CODE, folder=tmp_path, flags=("--objects", own_minio.objects), env=own_minio.credentials
+    ) as node:
+        client = node.client
+        client.pause("stored.once")
+        sent = client.submit("stored.once", {"text": LARGE})
+        id = sent.invocation_id  # once it is accepted
+        own_minio.kill()
+        client.resume("stored.once")
+        wait_until(lambda: list(client.closures()), "the function to wait", within_s=60)
+        assert own_minio.endpoint in next(iter(client.closures()))["reason"]
+        own_minio.start()
+        assert sent.result(60) == len(LARGE)
+        assert client.invocation(id)["attempts"] == 1
+        node.check_books()
+
+
 def test_a_node_begins_only_when_the_server_answers(own_minio: MinioServer, tmp_path: Path) -> None:
     node = Serving(CODE, folder=tmp_path, flags=("--objects", own_minio.objects), env=own_minio.credentials)
     node.launch()

@@ -1,5 +1,6 @@
 """Streamed answers of a running node: what they carry, that nothing heaps up, and how each may end early."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -236,6 +237,21 @@ def test_a_worker_that_is_killed_cuts_its_stream_off(node: Serving, tmp_path: Pa
             answer.read()
         assert "SIGKILL" in log_of(node, answer.headers["headrace-invocation-id"])
     assert node.client.invoke("flow.plain", {"n": 1}) == 2
+
+
+def test_a_stream_that_broke_off_is_in_the_access_log_as_such(tmp_path: Path) -> None:
+    with serving(CODE, folder=tmp_path, workers=1, env={"HEADRACE_ACCESS_LOG": "true"}) as node:
+        for path in ("/text", "/fails"):
+            with Caller(node, path) as answer, contextlib.suppress(http.client.IncompleteRead):
+                answer.read()
+
+        def lines() -> dict[str, bool] | None:
+            found = [json.loads(line) for line in node.words().splitlines() if '"bytes"' in line]
+            shown = {line["path"]: line.get("broken", False) for line in found}
+            return shown if len(shown.keys() & {"/text", "/fails"}) == 2 else None
+
+        found = wait_until(lines, "both lines")
+        assert (found["/text"], found["/fails"]) == (False, True)
 
 
 def test_a_caller_who_takes_nothing_for_too_long_is_cut_off(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -205,6 +206,54 @@ def test_a_multipart_upload_outlives_lost_answers(
     assert not proxy.plan
     assert info == behind.head(bucket, "k")
     assert behind.get(bucket, "k") == body
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_lost_on_the_way_the_bucket_holds_what_the_calls_said(
+    minio_server: MinioServer, behind: S3Store, proxy: S3Proxy, seed: int
+) -> None:
+    """One caller, two keys, a dict beside; of every call up to two tries are broken."""
+    chance, bucket = Random(seed), minio_server.bucket()
+    behind.put(bucket, "first", b"", if_none_match=True)
+    behind.delete(bucket, "first")
+    truth: dict[str, tuple[bytes, str]] = {}
+
+    def put(key: str, condition: dict[str, Any]) -> None:
+        body = chance.randbytes(chance.choice((0, 10, 200_000)))
+        known = truth[key][1] if key in truth else None
+        holds = condition.get("if_match", known) == known and not (
+            condition.get("if_none_match") and known is not None
+        )
+        if holds:
+            truth[key] = (body, behind.put(bucket, key, body, **condition).etag)
+            return
+        with pytest.raises(PreconditionFailed) as refused:
+            behind.put(bucket, key, body, **condition)
+        assert refused.value.args[3] == known
+
+    for step in range(40):
+        key = chance.choice(("a", "b"))
+        proxy.plan.clear()
+        proxy.plan += chance.choices(["busy", "lose", "cut 1000", "pass"], k=chance.randrange(3))
+        match chance.randrange(6):
+            case 0 | 1:
+                put(key, {})
+            case 2:
+                put(key, {"if_none_match": True})
+            case 3:
+                put(key, {"if_match": truth[key][1] if key in truth and chance.random() < 0.7 else "other"})
+            case 4:
+                behind.delete(bucket, key)
+                truth.pop(key, None)
+            case _ if key in truth:
+                assert behind.get(bucket, key) == truth[key][0], (seed, step)
+            case _:
+                with pytest.raises(NoSuchObject):
+                    behind.get(bucket, key)
+    proxy.plan.clear()
+    assert {info.key: info.etag for info in behind.list(bucket)} == {
+        key: etag for key, (_, etag) in truth.items()
+    }
 
 
 # ---- servers that die ----

@@ -102,3 +102,8 @@ def later(seconds: float, context: Context) -> str:
         context.objects.make_bucket("mark")
         raise RetryAfter(seconds)
     return "done"
+
+
+@app.function(retries=0, on_failure="s3://failed/")
+def told(text: str) -> None:
+    raise RuntimeError(text)

@@ -195,16 +195,17 @@ def test_functions_run_in_the_tests_own_thread(
 
 
 def test_a_test_takes_well_under_a_tenth_of_a_second() -> None:
-    with AppUnderTest(sample_app.app):
-        pass  # what is imported once is imported
-    began = time.perf_counter()
-    with AppUnderTest(sample_app.app) as app:
-        app.put("inbox", "a.txt", "hello")
-        app.run_until_idle()
-        app.clock.advance(DAY_S)
-        assert len(app.results("sample.received")) == 1
+    durations = []
+    for _ in range(6):  # the machine does other things as well, and the first one imports
+        began = time.perf_counter()
+        with AppUnderTest(sample_app.app) as app:
+            app.put("inbox", "a.txt", "hello")
+            app.run_until_idle()
+            app.clock.advance(DAY_S)
+            assert len(app.results("sample.received")) == 1
+        durations.append(time.perf_counter() - began)
 
-    assert time.perf_counter() - began < 0.5, "it takes 30 ms on an idle machine"
+    assert min(durations) < 0.3, "it takes 30 ms on an idle machine"
 
 
 def test_code_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
@@ -224,4 +225,15 @@ def test_a_clean_start_finds_what_the_node_before_it_left(
     headrace_clock.advance(3600)
 
     assert headrace_app.results("sample.flaky") == [2]
+    headrace_app.verify()
+
+
+def test_dead_letters_go_where_the_function_says(
+    headrace_app: AppUnderTest, headrace_clock: VirtualClock
+) -> None:
+    headrace_app.submit("sample.told", {"text": "x"})
+    headrace_app.run_until_idle()
+
+    [key] = headrace_app.keys("failed")
+    assert b"RuntimeError" in headrace_app.get("failed", key)
     headrace_app.verify()

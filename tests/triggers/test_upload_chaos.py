@@ -63,7 +63,7 @@ def settle(scene: Scene, load: UploadLoad) -> None:
     effects = scene.noted()
     times = Counter(effect for effect in effects.values() if not effect[0].startswith(SENTINEL))
     assert {effect: n for effect in listed.items() if (n := times[effect]) != 1} == {}
-    assert {effect: n for effect, n in times.items() if n > 1 and effect[0] not in load.deleted} == {}
+    assert {effect: n for effect, n in times.items() if n > 1} == {}
     assert {effect for effect in times if effect[1] not in load.attempted[effect[0]]} == set()
     assert stats["succeeded"] == stats["accepted"] == len(effects)
     scene.node.check_books()

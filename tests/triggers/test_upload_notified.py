@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trigger_bench import DEADLINE_S, Engine
 
 from headrace.runtime.api.notifications import Notifications
-from headrace.runtime.errors import NoSuchObject, StoreUnavailable, Throttled
+from headrace.runtime.errors import NoSuchBucket, NoSuchObject, StoreUnavailable, Throttled
 from headrace.runtime.model.event import UploadEvent
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.testing import ManualClock
@@ -259,6 +259,38 @@ async def test_existing_objects_are_skipped_and_late_news_of_them_dropped(bench:
     await bench.sweep(source)
 
     assert bench.engine.keys == []
+
+
+async def test_news_of_an_object_that_is_no_upload_does_not_fire(bench: Bench, start: Start) -> None:
+    await start()
+    stored = bench.bucket.put("a", "1", at=NOW)
+    await bench.tell(told(stored, "ObjectCreated:PutTagging"), told(stored, "ObjectAccessed:Get"))
+
+    assert bench.engine.keys == []
+
+
+async def test_what_is_in_a_bucket_that_is_made_after_the_start_fires(bench: Bench, start: Start) -> None:
+    there = bench.bucket.iterate
+
+    def missing(bucket: str, prefix: str = "", *, after: str = "") -> Any:
+        raise NoSuchBucket(bucket)
+
+    bench.bucket.iterate = missing  # type: ignore[method-assign]
+    await start()
+    await bench.engine.wait_report("does not exist yet")
+    await bench.engine.wait_report("a sweep failed")
+    for _ in range(3):
+        await bench.clock.advance(30)
+        await asyncio.to_thread(lambda: None)
+    bench.bucket.iterate = there  # type: ignore[method-assign]
+    bench.bucket.put("a", "1", at=NOW + 100)
+    async with asyncio.timeout(DEADLINE_S):
+        while not bench.engine.events:
+            await bench.clock.advance(30)
+            await asyncio.to_thread(lambda: None)
+
+    assert bench.engine.keys == ["a"]
+    assert sum("a sweep failed" in message for message, _ in bench.engine.reports) == 1
 
 
 # ---- removals ----

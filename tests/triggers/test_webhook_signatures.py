@@ -142,7 +142,7 @@ def test_a_tolerance_that_lets_everything_or_nothing_through_is_refused(toleranc
 def test_a_route_refuses_what_is_not_signed_before_it_makes_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK_SECRET", "s")
     fields = Http("POST", "/hook", webhook=Webhook.github("HOOK_SECRET")).fields()
-    route = Http.from_fields(fields)
+    [route] = Http.from_fields(fields).routes()
     signed = "sha256=" + hmac.new(b"s", b"{}", hashlib.sha256).hexdigest()
 
     assert b'"body":"{}"' in route.event(call(x_hub_signature_256=signed))

@@ -61,9 +61,6 @@ class UploadLoad:
         self.standing: dict[str, str] = {}
         """What must be in the bucket in the end: the ETag by key."""
 
-        self.deleted: set[str] = set()
-        """Keys whose deletion was tried at some time."""
-
         self._server = server
         self._bucket = bucket
         self._steps = steps
@@ -119,7 +116,6 @@ class UploadLoad:
 
     def _try(self, client: Minio, step: Step, body: bytes) -> None:
         if step.deletes:
-            self.deleted.add(step.key)
             client.remove_object(self._bucket, step.key)
             self.standing.pop(step.key, None)
             return

@@ -122,7 +122,7 @@ class Scene:
 
 @contextlib.contextmanager
 def scene_of(
-    server: S3Server, folder: Path, *, proxy: WebhookProxy | None = None, sweep_s: float = 2, port: int = 0
+    server: S3Server, folder: Path, *, proxy: WebhookProxy | None = None, sweep_s: float = 1, port: int = 0
 ) -> Iterator[Scene]:
     """A scene whose store has an empty bucket and whose node is ready."""
     server.start().client().make_bucket(BUCKET)

@@ -155,7 +155,7 @@ class Http:
             return self
         if "cors" in taken:
             taken["cors"] = msgspec.to_builtins(taken["cors"])
-        return Http._made({**fields, **taken})
+        return Http.from_fields({**fields, **taken})
 
     def __repr__(self) -> str:
         return f"Http({self.method!r}, {self.path!r})"
@@ -185,14 +185,6 @@ class Http:
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
-        """Raises InvalidFunction when the environment lacks the secret of its webhook."""
-        made = cls._made(fields)
-        if made.webhook is not None:
-            made._secrets = made.webhook.secrets()
-        return made
-
-    @classmethod
-    def _made(cls, fields: dict[str, Any]) -> Self:
         settings = {name: value for name, value in fields.items() if name not in ("method", "path")}
         if settings.get("cors") is not None:
             settings["cors"] = Cors(**settings["cors"])
@@ -213,6 +205,9 @@ class Http:
         return None
 
     def routes(self) -> Sequence["Http"]:
+        """Raises InvalidFunction when the environment lacks the secret of its webhook."""
+        if self.webhook is not None:
+            self._secrets = self.webhook.secrets()
         return (self,)
 
     def event(self, call: HttpCall) -> bytes:

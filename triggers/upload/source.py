@@ -14,7 +14,7 @@ import json
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
-from headrace.runtime.errors import InvalidFunction, NoSuchObject
+from headrace.runtime.errors import InvalidFunction, NoSuchBucket, NoSuchObject
 from headrace.runtime.fault import reach
 from headrace.runtime.model.write import CursorMoved, Forget
 from headrace.runtime.objects.protocol import ObjectInfo
@@ -162,12 +162,16 @@ class UploadSource:
         before = _declared_before(known)
         passed = 0
         if existing == "skip":
-            async with contextlib.aclosing(self._differences("", None)) as differences:
-                async for found in differences:
-                    if await context.state.cursor(cursor) != known:
-                        break  # another node has just done it, and now objects are new
-                    old = [info for info in found.new if before is None or not before.covers(info)]
-                    passed += await self._offering.pass_over(await self._settled(old))
+            try:
+                async with contextlib.aclosing(self._differences("", None)) as differences:
+                    async for found in differences:
+                        if await context.state.cursor(cursor) != known:
+                            break  # another node has just done it, and now objects are new
+                        old = [info for info in found.new if before is None or not before.covers(info)]
+                        passed += await self._offering.pass_over(await self._settled(old))
+            except NoSuchBucket as error:
+                # What is in it once somebody makes it is new.
+                self._reports.tell("the bucket does not exist yet", error=error)
         reach("cursor.before")
         await context.accept([], [CursorMoved(cursor, value)])
         reach("cursor.after")
@@ -198,7 +202,7 @@ class UploadSource:
             await self._sweep_wanted.wait()
             self._sweep_wanted.clear()
             began, complete = clock.monotonic(), False
-            with self._reports.catching("a sweep failed"):
+            with self._reports.catching("a sweep failed", once=True):
                 await self._sweep()
                 complete = True
             if complete:

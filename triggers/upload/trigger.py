@@ -178,7 +178,9 @@ class Upload:
         """Whether an object passes all filters; `name` is the event that brought it. The size of an object
         that has gone is not known, and does not count.
         """
-        if name not in self.events and f"{name.partition(':')[0]}:*" not in self.events:
+        # What a server else counts among ObjectCreated, such as new tags of an old object, is no upload.
+        wanted = name in self.events or (name in EVENTS and f"{name.partition(':')[0]}:*" in self.events)
+        if not wanted:
             return False
         return self.matches_key(info.key) if name.startswith("ObjectRemoved") else self.tracks(info)
 
