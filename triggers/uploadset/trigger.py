@@ -159,6 +159,13 @@ class UploadSet:
         return msgspec.json.encode([self.bucket, self.pattern.text, list(self.by)]).decode()
 
     @property
+    def has_folders(self) -> bool:
+        """Whether all that a set has lies in a folder of its own, so that a listing has it in one piece."""
+        folder = self.pattern.folder()
+        is_own = set(KeyPattern(folder, self._shown).names) == set(self.by) and bool(self.by)
+        return is_own and all(marker.text.startswith(folder) for marker in self.markers.values())
+
+    @property
     def policy(self) -> Policy:
         quiet = [part.period_s for part in self.complete.parts() if isinstance(part, Quiet)]
         return Policy(
