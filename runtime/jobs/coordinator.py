@@ -6,7 +6,6 @@ repeated word changes nothing.
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +16,14 @@ from headrace.runtime.errors import (
     Duplicate,
     HeadraceError,
     InvalidFunction,
-    NoSuchBucket,
     Retryable,
     UnknownFunction,
     UnknownJob,
     WrongState,
 )
 from headrace.runtime.fault import reach
+from headrace.runtime.jobs.inputs import Inputs
+from headrace.runtime.jobs.publishing import Publisher, shown_input
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Invocation, Outcome, Record, Status
 from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels, stage_width
@@ -39,7 +39,6 @@ from headrace.runtime.model.write import (
     Settle,
     Write,
 )
-from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Dispatcher
@@ -47,7 +46,6 @@ from headrace.runtime.queue.matching import tagged
 from headrace.runtime.store.protocol import Store
 
 PLAN_STAGE = -1
-INLINE_RESULT_BYTES = 256 << 10
 RETRY_S = 1.0
 JOB_AGE_S = 366 * 86_400.0
 """A job's invocations do not expire as events do: a long job's last chunk may rightly wait for days."""
@@ -76,6 +74,8 @@ class Coordinator:
         self._ids = ids
         self._clock = clock
         self._in_thread = in_thread
+        self._publisher = Publisher(store, objects, in_thread)
+        self._inputs = Inputs(objects, in_thread)
         self._on_error = on_error
         self._busy: set[int] = set()
         self._again: set[int] = set()
@@ -158,7 +158,7 @@ class Coordinator:
         spec = self._dispatcher.spec(function)
         if spec.job is None:
             raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
-        checked = [await self._checked(function, spec, given) for given in inputs]
+        checked = [await self._inputs.checked(function, spec, given) for given in inputs]
         now = self._clock.now()
         firsts: list[Put] = []
         puts: list[JobPut] = []
@@ -279,7 +279,7 @@ class Coordinator:
             "job_id": show_id(job.id),
             "function": job.function,
             "status": job.status,
-            "input": _shown(job.input),
+            "input": shown_input(job.input),
             "accepted_at": job.accepted_at,
             "started_at": job.started_at,
             "ended_at": job.ended_at,
@@ -469,9 +469,9 @@ class Coordinator:
         if top > 0:
             roots = await self._store.job_parts(id, stage=top, limit=1)
             if roots and roots[0].status is Status.SUCCEEDED:
-                await self._publish(job, roots[0])
+                await self._succeed(job, roots[0])
         else:
-            await self._publish(job, None)
+            await self._succeed(job, None)
 
     async def _unproven(self, job: Job) -> bool:
         """Whether a chunk before the first failed one has not ended: the failed one may then have begun at a
@@ -572,7 +572,7 @@ class Coordinator:
             "children": [],
         }
         if job.spec.reduce == "all":
-            payload["parts"] = await self._list_parts(job)
+            payload["parts"] = await self._publisher.list_parts(job)
         else:
             parts = await self._store.job_parts(job.id, stage=0, limit=2, status=Status.SUCCEEDED)
             payload["children"] = [msgspec.json.decode(part.result or b"null") for part in parts]
@@ -593,127 +593,16 @@ class Coordinator:
         )
         await self._dispatcher.accept([put])
 
-    async def _list_parts(self, job: Job) -> str:
-        """Write the list of the chunks' results, in order, one line a chunk, and return its address."""
-        bucket, _, prefix = f"{job.spec.output or SYSTEM_BUCKET + '/jobs'}/".partition("/")
-        key = f"{prefix}{show_id(job.id)}/parts-{secrets.token_hex(4)}.jsonl"
-        lines: list[bytes] = []
-        after = -1
-        while page := await self._store.job_parts(
-            job.id, stage=0, after=after, limit=1000, status=Status.SUCCEEDED
-        ):
-            lines.extend((part.result or b"null") + b"\n" for part in page)
-            after = page[-1].invocation.index
-        await self._in_thread(self._objects.put, bucket, key, b"".join(lines))
-        return f"s3://{bucket}/{key}"
-
-    async def _publish(self, job: Job, root: Record | None) -> None:
-        """Write the result, then the manifest that names the chunks' own results, then end the job."""
-        if root is not None:
-            answer = msgspec.json.decode(root.result or b"{}", type=_Answer)
-        elif job.chunks == 1 and job.spec.reduce is not None:
-            done = await self._store.job_parts(job.id, stage=0, limit=1, status=Status.SUCCEEDED)
-            initial = {"value": job.spec.initial}  # it failed, as tolerated_failures allows
-            data = done[0].result if done and done[0].result else msgspec.json.encode(initial)
-            answer = msgspec.json.decode(data, type=_Answer)
-        elif job.spec.reduce is not None or job.chunks == 0:
-            answer = _Answer(value=msgspec.Raw(msgspec.json.encode(job.spec.initial)))
-        else:
-            answer = _Answer(value=msgspec.Raw(b"null"))
-        ref: str | None = None
-        if answer.value:
-            value = bytes(answer.value)
-        else:
-            value = await self._in_thread(self._objects.get, *parse_object_url(answer.object or ""))
-            ref = answer.object
-        warnings, parts = await self._summary(job)
-        if job.spec.output:
-            bucket, _, prefix = f"{job.spec.output}/".partition("/")
-            folder = f"{prefix}{show_id(job.id)}/"
-            try:
-                await self._write_output(job, bucket, folder, value, parts, warnings)
-            except NoSuchBucket:
-                await self._in_thread(self._objects.make_bucket, bucket)
-                await self._write_output(job, bucket, folder, value, parts, warnings)
-            ref = f"s3://{bucket}/{folder}result.json" if len(value) > INLINE_RESULT_BYTES else None
-        inline = value if len(value) <= INLINE_RESULT_BYTES else None
+    async def _succeed(self, job: Job, root: Record | None) -> None:
+        found = await self._publisher.publish(job, root)
         await self._end(
             job,
             "succeeded",
-            result=inline,
-            result_ref=ref,
+            result=found.result,
+            result_ref=found.result_ref,
             expected=LIVE,
-            notes={"warnings": warnings} if warnings else None,
+            notes={"warnings": found.warnings} if found.warnings else None,
         )
-
-    async def _write_output(
-        self,
-        job: Job,
-        bucket: str,
-        folder: str,
-        value: bytes,
-        parts: list[dict[str, Any]],
-        warnings: list[str],
-    ) -> None:
-        put = self._objects.put
-        await self._in_thread(put, bucket, f"{folder}result.json", value, content_type="application/json")
-        manifest = {
-            "job": show_id(job.id),
-            "function": job.function,
-            "input": _shown(job.input),
-            "result": f"s3://{bucket}/{folder}result.json",
-            "chunks": parts,
-            "warnings": warnings,
-        }
-        await self._in_thread(
-            put,
-            bucket,
-            f"{folder}manifest.json",
-            msgspec.json.encode(manifest),
-            content_type="application/json",
-        )
-
-    async def _summary(self, job: Job) -> tuple[list[str], list[dict[str, Any]]]:
-        """What users should know of the chunks: failed ones, irregular rows; and where each result is."""
-        parts: list[dict[str, Any]] = []
-        short = long = failed = 0
-        place = ""
-        after = -1
-        while page := await self._store.job_parts(job.id, stage=0, after=after, limit=1000):
-            after = page[-1].invocation.index
-            for part in page:
-                item: dict[str, Any] = {"index": part.invocation.index, "status": part.status.name.lower()}
-                if part.status is Status.SUCCEEDED and part.result:
-                    answer = msgspec.json.decode(part.result, type=_Answer)
-                    short, long = short + answer.short_rows, long + answer.long_rows
-                    if answer.irregular and not place:
-                        found = answer.irregular
-                        place = (
-                            f"; the first is at byte {found['offset']:,}: {found['columns']} columns, not "
-                            f"{found['expected']}"
-                        )
-                    if answer.object:
-                        item["object"] = answer.object
-                else:
-                    failed += 1
-                    item["error"] = part.error
-                parts.append(item)
-        warnings = []
-        if short:
-            warnings.append(f"{_rows(short)} too few columns (None where one is missing){place}")
-        if long:
-            warnings.append(
-                f"{_rows(long)} too many columns (kept under the key None){place if not short else ''}"
-            )
-        if failed:
-            warnings.append(
-                f"{failed:,} of {job.chunks:,} chunks failed and are left out, as tolerated_failures allows"
-            )
-        if job.plan.get("sequential"):
-            warnings.append(
-                "the file's quotes are irregular, so it was cut by one sequential pass (slower to plan)"
-            )
-        return warnings, parts
 
     async def _why(self, job: Job, dead: int) -> dict[str, Any]:
         """The error of a failed job: the first failed invocation's, with how many there are."""
@@ -771,48 +660,6 @@ class Coordinator:
 
     # ---- inside ----
 
-    async def _checked(self, function: str, spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The input as it is recorded: the object must be there, and its ETag is kept. The output's bucket is
-        made.
-        """
-        assert spec.job is not None
-        if spec.job.output:
-            bucket = spec.job.output.partition("/")[0]
-            await self._in_thread(self._objects.make_bucket, bucket)
-        if "object" in given:
-            bucket, key = parse_object_url(str(given["object"]))
-            info = await self._in_thread(self._objects.head, bucket, key)
-            return {"object": f"s3://{bucket}/{key}", "etag": info.etag, "size": info.size}
-        if "objects" in given:
-            return await self._checked_objects(function, spec, given["objects"])
-        if spec.job.split.get("kind") != "items":
-            raise InvalidFunction(
-                function, "takes an object as input", "Submit it with --input s3://BUCKET/KEY."
-            )
-        if not isinstance(given.get("items"), list):
-            raise InvalidFunction(function, "takes items or an object as input", 'Send {"items": […]}.')
-        return {"items": given["items"]}
-
-    async def _checked_objects(self, function: str, spec: FunctionSpec, given: Any) -> dict[str, Any]:
-        """The input of a job over several objects, which are pinned to their ETags: a list of
-        `{"bucket", "key", "etag", "size"}`, or the address of an object that holds one. A job over items has
-        them as its items.
-        """
-        assert spec.job is not None
-        of_items = spec.job.split.get("kind") == "items"
-        if isinstance(given, str):
-            bucket, key = parse_object_url(given)
-            info = await self._in_thread(self._objects.head, bucket, key)
-            address = f"s3://{bucket}/{key}"
-            if of_items:
-                return {"object": address, "etag": info.etag, "size": info.size}
-            return {"objects": address, "etag": info.etag}
-        if not isinstance(given, list) or not all(isinstance(one, Mapping) and "key" in one for one in given):
-            raise InvalidFunction(
-                function, "takes objects as a list of their buckets and keys", 'Send {"objects": […]}.'
-            )
-        return {"items": given} if of_items else {"objects": given}
-
     def _plan_invocation(
         self,
         job: int,
@@ -857,25 +704,6 @@ class _Place(msgspec.Struct):
     chunks: int
     levels: int
     output: str | None = None
-
-
-class _Answer(msgspec.Struct):
-    """What a worker left of one step."""
-
-    value: msgspec.Raw = msgspec.Raw(b"")
-    object: str | None = None
-    short_rows: int = 0
-    long_rows: int = 0
-    irregular: dict[str, int] | None = None
-
-
-def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's input as people are shown it: how many there are of a list."""
-    return {name: len(value) if isinstance(value, list) else value for name, value in given.items()}
-
-
-def _rows(count: int) -> str:
-    return "1 row has" if count == 1 else f"{count:,} rows have"
 
 
 def _flow(job: int) -> str:
