@@ -75,6 +75,7 @@ class _StorageAway(RetryAfter):
 
     def __init__(self, why: Retryable) -> None:
         super().__init__(_STORAGE_PAUSE_S)
+        self.args = (why,)
         self.why = str(why)
 
     def __str__(self) -> str:
