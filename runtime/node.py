@@ -29,7 +29,6 @@ from headrace.runtime.errors import (
 from headrace.runtime.fault import problem as fault_problem
 from headrace.runtime.intake import Intake
 from headrace.runtime.jobs.coordinator import Coordinator
-from headrace.runtime.kinds import trigger_class, trigger_name
 from headrace.runtime.model.attempt import Report
 from headrace.runtime.model.ids import Ids, read_id, show_id
 from headrace.runtime.model.invocation import Outcome
@@ -47,12 +46,13 @@ from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.membership import Membership
 from headrace.runtime.queue.outbound import Callbacks
 from headrace.runtime.settings import Settings
+from headrace.runtime.sources import Sources
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
 from headrace.runtime.timetable.backfills import Backfills
 from headrace.runtime.timetable.timetable import Timetable
-from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
+from headrace.runtime.trigger import Trigger, TriggerContext
 from headrace.runtime.upkeep import LOGS_LOST, Upkeep
 from headrace.runtime.versions import Versions
 
@@ -116,7 +116,12 @@ class Node:
         self._listen = listen
         self._echo = on_output
         self._threads = parts.threads or ThreadPoolExecutor(THREADS, thread_name_prefix="headrace")
-        self._sources: list[Source] = []
+        self._sources = Sources(
+            lambda: self.manifest,
+            context=self._trigger_context,
+            ready=self._hear_notifications,
+            report=self._report,
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool: Pool | None = None
         self._loading: asyncio.Task[Manifest] | None = None
@@ -224,7 +229,7 @@ class Node:
         )
         self.backfills = Backfills(
             store,
-            declared=self._schedules,
+            declared=self._sources.schedules,
             accept=self.intake.accept,
             watch=self._watch,
             new_id=lambda: show_id(self.ids.next()),
@@ -254,7 +259,7 @@ class Node:
         await store.release_expired(now=self.clock.now())
         await self.dispatcher.start(paused=await store.paused())
         await self.coordinator.start()
-        await self._start_triggers()
+        await self._sources.start()
         await membership.beat(self.dispatcher)
         self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
         self._lease.add_done_callback(self._reap)
@@ -290,9 +295,7 @@ class Node:
         if hasattr(self, "services"):
             self.services.draining = True
         grace = self.settings.drain_s if grace_s is None else grace_s
-        for source in self._sources:
-            await source.stop()
-        self._sources.clear()
+        await self._sources.stop()
         if hasattr(self, "dispatcher"):
             self.dispatcher.stop_accepting()
         for task in list(self._tasks):
@@ -403,7 +406,7 @@ class Node:
         endpoints = []
         for spec in self.manifest.functions:
             for given in spec.triggers:
-                trigger = self._trigger(spec, given.kind, given.fields)
+                trigger = self._sources.made(spec, given.kind, given.fields)
                 try:
                     routes = trigger.routes() if trigger is not None else ()
                 except InvalidFunction as error:  # what it needs of this node is not there
@@ -443,7 +446,7 @@ class Node:
         old, self._pool, self.manifest = self._pool, pool, manifest
         self._use(pool)
         self._spawn(self._deployed(manifest, loaded_at, self.clock.now()))
-        await self._restart_triggers()
+        await self._sources.restart()
         _log.info("reloaded", functions=manifest.own, version=manifest.version)
         if old is not None:
             task = asyncio.get_running_loop().create_task(self._retire(old))
@@ -492,67 +495,19 @@ class Node:
 
     # ---- triggers ----
 
-    def _trigger(self, spec: FunctionSpec, kind: str, fields: dict[str, Any]) -> Trigger | None:
-        try:
-            return trigger_class(kind).from_fields(fields)  # type: ignore[no-any-return]
-        except HeadraceError as error:
-            self._report(
-                "a trigger cannot be used", {"function": spec.name, "kind": kind, "error": str(error)}
-            )
-            return None
-
-    async def _start_triggers(self) -> None:
-        for spec in self.manifest.functions:
-            counts: dict[str, int] = {}
-            for given in spec.triggers:
-                index = counts[given.kind] = counts.get(given.kind, -1) + 1
-                trigger = self._trigger(spec, given.kind, given.fields)
-                if trigger is None:
-                    continue
-                source = trigger.source(self._trigger_context(spec, trigger, given.fields, index))
-                if source is None:
-                    continue
-                try:
-                    await source.start()
-                    self._sources.append(source)
-                except HeadraceError as error:
-                    self._report(
-                        "a trigger could not start",
-                        {"function": spec.name, "kind": given.kind, "error": str(error)},
-                    )
-        self._notifications.is_open = True
-
-    def _schedules(self) -> dict[str, tuple[FunctionSpec, Timed]]:
-        """What the present code declares to happen at moments that are known ahead, by the trigger's name."""
-        found: dict[str, tuple[FunctionSpec, Timed]] = {}
-        for spec in self.manifest.functions:
-            counts: dict[str, int] = {}
-            for given in spec.triggers:
-                index = counts[given.kind] = counts.get(given.kind, -1) + 1
-                trigger: object = self._trigger(spec, given.kind, given.fields)
-                if isinstance(trigger, Timed):
-                    found[trigger_name(spec, given.kind, given.fields, index)] = (spec, trigger)
-        return found
-
     def _watch(self, id: str, ended: Callable[[], None]) -> None:
         """Have `ended` called when an invocation has ended, as far as this node hears of it."""
         number = read_id(id)
         assert number is not None
         self.dispatcher.watchers.watch(number, lambda _: ended())
 
-    async def _restart_triggers(self) -> None:
-        sources, self._sources = self._sources, []
-        self._notifications.is_open = False  # what comes between the two would find nobody
-        for source in sources:
-            await source.stop()
-        await self._start_triggers()
+    def _hear_notifications(self, ready: bool) -> None:
+        self._notifications.is_open = ready
 
-    def _trigger_context(
-        self, spec: FunctionSpec, trigger: Trigger, fields: dict[str, Any], index: int
-    ) -> TriggerContext:
+    def _trigger_context(self, name: str, spec: FunctionSpec, trigger: Trigger) -> TriggerContext:
         assert self._store is not None
         return TriggerContext(
-            name=trigger_name(spec, trigger.kind, fields, index),
+            name=name,
             function=spec,
             objects=self.objects,
             state=self._store,
@@ -596,14 +551,14 @@ class Node:
             timetable=Timetable(
                 self._store,
                 self.backfills,
-                declared=self._schedules,
+                declared=self._sources.schedules,
                 accept=self.intake.accept,
                 cancel=self.intake.cancel,
                 ids=self.ids,
                 clock=self.wall,
                 in_thread=self.in_thread,
             ),
-            schedules=self._schedules,
+            schedules=self._sources.schedules,
             clock=self.clock,
             access=Access(tokens, hosts=("127.0.0.1", "localhost", "::1") if settings.loopback else ()),
             in_thread=self.in_thread,
