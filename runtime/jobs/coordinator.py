@@ -24,10 +24,10 @@ from headrace.runtime.errors import (
 from headrace.runtime.fault import reach
 from headrace.runtime.jobs.inputs import Inputs
 from headrace.runtime.jobs.publishing import Publisher, shown_input
+from headrace.runtime.jobs.stages import JOB_AGE_S, PLAN_STAGE, Place, Stages, flow_of_job
 from headrace.runtime.model.ids import Ids, read_id, show_id
-from headrace.runtime.model.invocation import Invocation, Outcome, Record, Status
-from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels, stage_width
-from headrace.runtime.model.spec import FunctionSpec
+from headrace.runtime.model.invocation import Outcome, Record, Status
+from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels
 from headrace.runtime.model.write import (
     Applied,
     ChunkDone,
@@ -45,10 +45,7 @@ from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.matching import tagged
 from headrace.runtime.store.protocol import Store
 
-PLAN_STAGE = -1
 RETRY_S = 1.0
-JOB_AGE_S = 366 * 86_400.0
-"""A job's invocations do not expire as events do: a long job's last chunk may rightly wait for days."""
 
 
 class Coordinator:
@@ -77,6 +74,7 @@ class Coordinator:
         self._publisher = Publisher(store, objects, in_thread)
         self._inputs = Inputs(objects, in_thread)
         self._on_error = on_error
+        self._stages = Stages(ids)
         self._busy: set[int] = set()
         self._again: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,7 +89,7 @@ class Coordinator:
         before: int | None = None
         while page := await self._store.jobs(status=LIVE, before=before, limit=500):
             for job in page:
-                self._dispatcher.adopt(_flow(job.id), job.function, limit=job.spec.max_concurrency)
+                self._dispatcher.adopt(flow_of_job(job.id), job.function, limit=job.spec.max_concurrency)
                 self.advance(job.id)
             before = page[-1].id
 
@@ -110,7 +108,7 @@ class Coordinator:
                 return
             job = await self._store.job(id)
             if job is not None and job.status in LIVE:
-                self._dispatcher.adopt(_flow(id), job.function, limit=job.spec.max_concurrency)
+                self._dispatcher.adopt(flow_of_job(id), job.function, limit=job.spec.max_concurrency)
             self.advance(id)
         except HeadraceError as error:
             self._on_error("a job could not be read", {"error": str(error)})
@@ -163,9 +161,9 @@ class Coordinator:
         firsts: list[Put] = []
         puts: list[JobPut] = []
         for id, given in zip(ids, checked, strict=True):
-            firsts.append(self._plan_invocation(id, function, spec, given, now=now))
+            firsts.append(self._stages.plan(id, function, spec, given, now=now))
             puts.append(JobPut(id, function, spec.job, dict(given), now, tags, version))
-            self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
+            self._dispatcher.adopt(flow_of_job(id), function, limit=spec.job.max_concurrency)
         await self._dispatcher.accept(firsts, before=[*before, *puts])
         return [show_id(put.id) for put in puts]
 
@@ -214,7 +212,7 @@ class Coordinator:
         stop on this node.
         """
         before: dict[int, JobCounts] = await self._store.job_counts(job.id)
-        stopping = self._dispatcher.running_in(_flow(job.id))
+        stopping = self._dispatcher.running_in(flow_of_job(job.id))
         await self.cancel(show_id(job.id))
         after: dict[int, JobCounts] = await self._store.job_counts(job.id)
         ended = sum(count.cancelled for count in after.values())
@@ -258,7 +256,7 @@ class Coordinator:
         )
         if applied.refused is not None:
             raise applied.refused
-        self._dispatcher.adopt(_flow(job.id), job.function, limit=job.spec.max_concurrency)
+        self._dispatcher.adopt(flow_of_job(job.id), job.function, limit=job.spec.max_concurrency)
         self.advance(job.id)
         return await self.job(id)
 
@@ -269,7 +267,7 @@ class Coordinator:
         now = self._clock.now()
         # A short claim is not written: what the pool holds of the waiting ones is running.
         recorded = sum(count.running for count in counts.values())
-        unwritten = min(max(self._dispatcher.running_in(_flow(job.id)) - recorded, 0), chunks.waiting)
+        unwritten = min(max(self._dispatcher.running_in(flow_of_job(job.id)) - recorded, 0), chunks.waiting)
         begun = job.started_at if job.started_at is not None else job.accepted_at
         elapsed = max((job.ended_at or now) - begun, 1e-6)
         done = chunks.succeeded
@@ -328,40 +326,7 @@ class Coordinator:
             settle.error["start"] = msgspec.json.decode(settle.result)["bad_cut"]
             settle.result = b""
             return [settle]
-        place = msgspec.json.decode(invocation.payload, type=_Place)
-        above = invocation.stage + 1
-        if above > place.levels:
-            return [ChunkDone(settle)]
-        parent = invocation.index // FAN_IN
-        width = stage_width(place.chunks, invocation.stage)
-        first = parent * FAN_IN
-        payload: dict[str, Any] = {
-            "stage": "reduce",
-            "job": place.job,
-            "level": above,
-            "index": parent,
-            "chunks": place.chunks,
-            "levels": place.levels,
-            "output": place.output,
-        }
-        if above == place.levels:
-            payload["root"] = True
-        now = self._clock.now()
-        assert invocation.job is not None
-        reduce = Invocation(
-            self._ids.next(),
-            invocation.function,
-            invocation.flow,
-            msgspec.json.encode(payload),
-            now,
-            now,
-            now + JOB_AGE_S,
-            invocation.priority,
-            job=invocation.job,
-            stage=above,
-            index=parent,
-        )
-        return [ChunkDone(settle, (first, min(first + FAN_IN, width) - 1), reduce)]
+        return [self._stages.done(settle, now=self._clock.now())]
 
     def settled(self, writes: Sequence[Write], applied: Sequence[Applied]) -> None:
         """The end is durable: dispatch what it made ready, and look whether the job's next step is due."""
@@ -374,7 +339,7 @@ class Coordinator:
             reach("reduce")
             self._dispatcher.wake(answer.parent.flow, answer.parent.function)
         assert invocation.job is not None
-        place = msgspec.json.decode(invocation.payload, type=_Place)
+        place = msgspec.json.decode(invocation.payload, type=Place)
         last = invocation.stage == PLAN_STAGE or settle.status is not Status.SUCCEEDED
         if last or invocation.stage >= place.levels or invocation.job in self._suspect:
             self.advance(invocation.job)
@@ -496,37 +461,8 @@ class Coordinator:
         levels = reduce_levels(chunks) if job.spec.reduce == "tree" else 0
         now = self._clock.now()
         spec = self._dispatcher.spec(job.function)
-        name, flow = job.function, _flow(job.id)
-        shared = {
-            "stage": "map",
-            "job": show_id(job.id),
-            "chunks": chunks,
-            "levels": levels,
-            "output": job.spec.output,
-            "shared": found.get("shared", {}),
-        }
-        invocations = []
-        for index, (start, end, proven) in enumerate(found["ranges"]):
-            payload = {**shared, "index": index, "start": start, "end": end, "proven": proven}
-            if "objects" in found:
-                payload["shared"] = found["objects"][found["places"][index]]
-            if "items" in found:
-                payload["items"] = found["items"][index]
-            invocations.append(
-                Invocation(
-                    self._ids.next(),
-                    name,
-                    flow,
-                    msgspec.json.encode(payload),
-                    now,
-                    now,
-                    now + JOB_AGE_S,
-                    spec.priority,
-                    job=job.id,
-                    stage=0,
-                    index=index,
-                )
-            )
+        name, flow = job.function, flow_of_job(job.id)
+        invocations = self._stages.chunks(job, spec, found, levels=levels, now=now)
         plan = {"size": found.get("size"), "sequential": bool(found.get("sequential")), "chunks": chunks}
         write = JobPlanned(job.id, 0, invocations, levels, plan, planned.invocation.index)
         self._dispatcher.forget_flow(flow)
@@ -547,7 +483,7 @@ class Coordinator:
         if not any((part.error or {}).get("code") == "bad_cut" for part in cancelled):
             return False
         spec = self._dispatcher.spec(job.function)
-        put = self._plan_invocation(
+        put = self._stages.plan(
             job.id,
             job.function,
             spec,
@@ -576,21 +512,7 @@ class Coordinator:
         else:
             parts = await self._store.job_parts(job.id, stage=0, limit=2, status=Status.SUCCEEDED)
             payload["children"] = [msgspec.json.decode(part.result or b"null") for part in parts]
-        put = Put(
-            Invocation(
-                self._ids.next(),
-                job.function,
-                _flow(job.id),
-                msgspec.json.encode(payload),
-                now,
-                now,
-                now + JOB_AGE_S,
-                spec.priority,
-                job=job.id,
-                stage=1,
-                index=0,
-            )
-        )
+        put = self._stages.finish(job, spec, payload, now=now)
         await self._dispatcher.accept([put])
 
     async def _succeed(self, job: Job, root: Record | None) -> None:
@@ -631,7 +553,7 @@ class Coordinator:
         notes: dict[str, Any] | None = None,
     ) -> None:
         now = self._clock.now()
-        flow = _flow(job.id)
+        flow = flow_of_job(job.id)
         if status != "succeeded":
             await self._dispatcher.hand_back(flow)
         moved = JobMoved(job.id, status, expected, now, result, result_ref, error, notes)
@@ -652,59 +574,10 @@ class Coordinator:
 
     def _over(self, id: int) -> None:
         """The job has ended: forget it, and tell those who wait for it."""
-        self._dispatcher.drop_flow(_flow(id))
+        self._dispatcher.drop_flow(flow_of_job(id))
         self._suspect.discard(id)
         event = self._ended.pop(id, None)
         if event is not None:
             event.set()
 
     # ---- inside ----
-
-    def _plan_invocation(
-        self,
-        job: int,
-        function: str,
-        spec: FunctionSpec,
-        given: Mapping[str, Any],
-        *,
-        now: float,
-        generation: int = 1,
-        sequential: bool = False,
-    ) -> Put:
-        payload = {
-            "stage": "plan",
-            "job": show_id(job),
-            "input": given,
-            "chunks": 0,
-            "levels": 0,
-            "sequential": sequential,
-            "output": None,
-        }
-        return Put(
-            Invocation(
-                self._ids.next(),
-                function,
-                _flow(job),
-                msgspec.json.encode(payload),
-                now,
-                now,
-                now + JOB_AGE_S,
-                spec.priority,
-                job=job,
-                stage=PLAN_STAGE,
-                index=generation,
-            )
-        )
-
-
-class _Place(msgspec.Struct):
-    """Where an invocation stands in its job, as its payload says."""
-
-    job: str
-    chunks: int
-    levels: int
-    output: str | None = None
-
-
-def _flow(job: int) -> str:
-    return f"job:{show_id(job)}"

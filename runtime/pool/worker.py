@@ -26,7 +26,7 @@ from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPaylo
 from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.objects.trail import follow_trail, leave_trail
+from headrace.runtime.objects.trail import EVENT, follow_trail, leave_trail
 from headrace.runtime.pool import capture, limits, process
 from headrace.runtime.pool.code import Entry, Setup, plain_streams, show_log_records
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
@@ -73,12 +73,12 @@ class _StorageAway(RetryAfter):
     is nobody's failure: the function waits a little and no attempt is spent.
     """
 
-    def __init__(self, why: Retryable) -> None:
+    def __init__(self, why: str) -> None:
         super().__init__(_STORAGE_PAUSE_S)
-        self.why = str(why)
+        self.args = (why,)
 
     def __str__(self) -> str:
-        return self.why
+        return str(self.args[0])
 
 
 class Worker:
@@ -181,7 +181,7 @@ class Worker:
                     if armed:
                         reach("run.before")
                     event = _decode(payload)
-                    if event.__class__ is dict and "Records" in event:
+                    if event.__class__ is dict and ("Records" in event or EVENT in event):
                         follow_trail(event, function)
                     value = entry(event, context)
                     if value.__class__ in _NOT_YET:
@@ -311,7 +311,7 @@ class Worker:
         try:
             return self._tools.objects.get(bucket, key)
         except Retryable as error:
-            raise _StorageAway(error) from error
+            raise _StorageAway(str(error)) from error
 
     def _store_result(self, data: bytes, invocation_id: int, attempt: int) -> tuple[bytes, str | None]:
         """A large result's place: the object store where there is one, else the frame."""
@@ -323,7 +323,7 @@ class Worker:
         try:
             self._tools.objects.put(SYSTEM_BUCKET, key, data)
         except Retryable as error:
-            raise _StorageAway(error) from error
+            raise _StorageAway(str(error)) from error
         return b"", f"s3://{SYSTEM_BUCKET}/{key}"
 
     def _finish(self, value: Any, seq: int, credit: int) -> Any:

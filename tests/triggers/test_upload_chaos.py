@@ -33,7 +33,7 @@ STORM = {
 def storm(scene: Scene, chance: random.Random, *, steps: int, node_kills: int, store_kills: int) -> None:
     """Upload while the node and the store are killed and started again, then settle the account."""
     load = UploadLoad(scene.server, BUCKET, plan(steps, chance))
-    kills: list[Callable[[], object]] = [scene.node.kill] * node_kills
+    kills: list[Callable[[], object]] = [lambda: chance.choice(scene.nodes).kill()] * node_kills
     kills += [lambda: scene.server.restart(crash=True)] * store_kills
     chance.shuffle(kills)
     load.start()
@@ -41,10 +41,10 @@ def storm(scene: Scene, chance: random.Random, *, steps: int, node_kills: int, s
         for number, kill in enumerate(kills, 1):
             load.wait_done(steps * number // (len(kills) + 1), within_s=PATIENCE_S)
             kill()
-            if not scene.node.alive:
-                # Some uploads meet no node at all, whatever the speed of the machine.
+            if not all(node.alive for node in scene.nodes):
+                # Some uploads do not meet the node that is gone, whatever the speed of the machine.
                 load.wait_done(steps * (2 * number + 1) // (2 * len(kills) + 2), within_s=PATIENCE_S)
-                scene.start_node()
+                scene.start_nodes()
         load.wait_done(steps, within_s=PATIENCE_S)
     finally:
         load.join()
@@ -86,10 +86,17 @@ def proxy(chance: random.Random) -> Iterator[WebhookProxy]:
 
 
 def in_a_storm_of_deliveries(
-    server: MinioServer, proxy: WebhookProxy, folder: Path, chance: random.Random, **size: int
+    server: MinioServer,
+    proxy: WebhookProxy,
+    folder: Path,
+    chance: random.Random,
+    *,
+    database: str | None = None,
+    **size: int,
 ) -> None:
     server.env = server.webhook_targets(proxy.url(IMMEDIATE), SECRET, queued_url=proxy.url(QUEUED))
-    with scene_of(server, folder, proxy=proxy) as scene:
+    count = 1 if database is None else 2
+    with scene_of(server, folder, proxy=proxy, count=count, database=database) as scene:
         scene.connect()
         proxy.weather.update(STORM)
         storm(scene, chance, **size)
@@ -107,6 +114,16 @@ def test_uploads_have_one_effect_each_whatever_becomes_of_their_notifications(
     own_minio: MinioServer, proxy: WebhookProxy, tmp_path: Path, chance: random.Random
 ) -> None:
     in_a_storm_of_deliveries(own_minio, proxy, tmp_path, chance, **SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_uploads_have_one_effect_each_whichever_of_two_nodes_is_told_of_them(
+    own_minio: MinioServer, proxy: WebhookProxy, tmp_path: Path, chance: random.Random, postgres_url: str
+) -> None:
+    in_a_storm_of_deliveries(
+        own_minio, proxy, tmp_path, chance, database=postgres_url, steps=2_000, node_kills=4, store_kills=1
+    )
 
 
 @pytest.mark.timeout(240)

@@ -144,6 +144,7 @@ async def test_a_manifest_that_cannot_be_read_holds_its_set_until_it_is_replaced
     source = await start(days(Manifest("manifest.json")))
     put(engine, "d1/a.csv")
     put(engine, "d1/manifest.json", data=b"{half")
+    assert "not JSON" in str((await engine.wait_report("a manifest cannot be used"))["why"])
     await idle(source)
     assert engine.events == []
     put(engine, "d1/manifest.json", data=b"[]")
@@ -327,6 +328,38 @@ async def test_sets_from_before_the_trigger_are_passed_over(
     await scan(source, clock)
 
     assert [UploadSetEvent(event).set for event in engine.events] == ["d2"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "complete", "keys"),
+    [
+        ("{day}-*.csv", Count(2), ["d1-a.csv", "d1-b.csv", "d2-a.csv"]),
+        ("{day}/*.csv", Marker("done/{day}"), ["d1/a.csv", "d2/a.csv", "done/d1"]),
+        ("{day}/*.csv", Marker("_SUCCESS"), ["d1/_SUCCESS", "d1/a.csv", "d2/a.csv"]),
+        ("*/{day}.csv", Count(2), ["x/d1.csv", "x/d2.csv", "y/d1.csv"]),
+    ],
+)
+async def test_wherever_the_files_of_a_set_lie_it_is_passed_over_once(
+    engine: Engine,
+    start: Start,
+    pattern: str,
+    complete: Any,
+    keys: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(engine, *keys)
+    trigger = UploadSet("inbox", pattern=pattern, complete=complete)
+    source = await start(trigger)
+    await idle(source)
+    assert (await engine.wait_report("are skipped"))["count"] == 1
+    await source.stop()
+    engine.reports.clear()
+    other = UploadSet("inbox", pattern=pattern, complete=complete, late="fire")
+    monkeypatch.setattr(UploadSet, "definition", "another one")
+    await idle(await start(other))
+
+    assert engine.events == []
+    assert not [message for message, _ in engine.reports if "are skipped" in message]
 
 
 async def test_sets_from_before_the_trigger_run_when_that_is_asked_for(engine: Engine, start: Start) -> None:

@@ -73,7 +73,7 @@ def deliver(proxy: WebhookProxy) -> Counter[int]:
 def test_in_fair_weather_each_delivery_arrives_once_where_it_was_sent(
     proxy: WebhookProxy, node: Node
 ) -> None:
-    proxy.node = node.url
+    proxy.nodes = [node.url]
 
     assert deliver(proxy) == {200: DELIVERIES}
     assert node.bodies == {str(n).encode(): 1 for n in range(DELIVERIES)}
@@ -85,7 +85,7 @@ def test_without_a_node_deliveries_are_refused(proxy: WebhookProxy) -> None:
 
 
 def test_in_a_storm_deliveries_arrive_as_often_as_the_proxy_says(proxy: WebhookProxy, node: Node) -> None:
-    proxy.node = node.url
+    proxy.nodes = [node.url]
     proxy.weather["storm"] = Weather(dropped=0.2, refused=0.5, doubled=0.2, reordered=0.2, held_s=0.1)
 
     statuses = deliver(proxy)

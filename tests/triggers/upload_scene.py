@@ -1,4 +1,4 @@
-"""An object store with one bucket, a node on it, and what the node's function notes of the uploads."""
+"""An object store with one bucket, nodes on it, and what the nodes' function notes of the uploads."""
 
 import contextlib
 import json
@@ -24,16 +24,25 @@ SECRET = "the-secret-of-the-tests"
 
 
 class Scene:
-    """An object store with a bucket, a node on it, and what the node's function has noted.
+    """An object store with a bucket, nodes on it, and what the nodes' function has noted.
 
     Args:
         folder: of the test.
         proxy: what the store sends its events to, None where it sends them to the node, or none.
-        port: where the node listens, 0 for any.
+        port: where a single node listens, 0 for any.
+        count: how many nodes; several share `database`, the address of a PostgreSQL database.
     """
 
     def __init__(
-        self, server: S3Server, folder: Path, *, proxy: WebhookProxy | None, sweep_s: float, port: int
+        self,
+        server: S3Server,
+        folder: Path,
+        *,
+        proxy: WebhookProxy | None = None,
+        sweep_s: float = 1,
+        port: int = 0,
+        count: int = 1,
+        database: str | None = None,
     ) -> None:
         self.server = server
         self._proxy = proxy
@@ -42,23 +51,42 @@ class Scene:
         self._noted: dict[str, tuple[str, str]] = {}
         self._sentinels = 0
         shutil.copy(CODE, folder / "functions.py")
-        self.node = Serving(
-            folder / "functions.py", folder=folder, token=SECRET,
-            flags=["--objects", server.objects, "--port", str(port)],
-            env={
-                **server.credentials,
-                "HEADRACE_SWEEP_S": str(sweep_s),
-                "HEADRACE_TOKENS": f"tests:admin:{SECRET}",
-            },
-        )  # fmt: skip
+        flags = ["--objects", server.objects, "--port", str(port)]
+        flags += [] if database is None else ["--store", database]
+        env = {
+            **server.credentials,
+            "HEADRACE_SWEEP_S": str(sweep_s),
+            "HEADRACE_TOKENS": f"tests:admin:{SECRET}",
+            "HEADRACE_NODE_LEASE_S": "2",
+        }
+        self.nodes = []
+        for number in range(count):
+            place = folder / f"node{number}"
+            place.mkdir()
+            self.nodes.append(
+                Serving(folder / "functions.py", folder=place, token=SECRET, flags=flags, env=env)
+            )
 
-    def start_node(self) -> None:
-        self.node.start()
+    @property
+    def node(self) -> Serving:
+        """The first node that runs."""
+        return next(node for node in self.nodes if node.alive)
+
+    def start_nodes(self) -> None:
+        """Start the nodes that do not run."""
+        for node in self.nodes:
+            if not node.alive:
+                node.start()
         if self._proxy is not None:
-            self._proxy.node = str(json.loads((self.node.data / "node.json").read_text())["url"])
+            facts = [json.loads((node.data / "node.json").read_text()) for node in self.nodes]
+            self._proxy.nodes = [str(fact["url"]) for fact in facts]
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
 
     def connect(self) -> None:
-        """Have the store tell the node of each upload by both ways."""
+        """Have the store tell the nodes of each upload by both ways."""
         connected = self.node.client.connect_bucket(BUCKET)
         assert connected["connected"], connected
 
@@ -121,17 +149,15 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene_of(
-    server: S3Server, folder: Path, *, proxy: WebhookProxy | None = None, sweep_s: float = 1, port: int = 0
-) -> Iterator[Scene]:
-    """A scene whose store has an empty bucket and whose node is ready."""
+def scene_of(server: S3Server, folder: Path, **options: Any) -> Iterator[Scene]:
+    """A scene whose store has an empty bucket and whose nodes are ready."""
     server.start().client().make_bucket(BUCKET)
-    scene = Scene(server, folder, proxy=proxy, sweep_s=sweep_s, port=port)
+    scene = Scene(server, folder, **options)
     try:
-        scene.start_node()
+        scene.start_nodes()
         yield scene
     except BaseException:
-        print(scene.node.words()[-6000:], server.log(), sep="\n")
+        print(*(node.words()[-6000:] for node in scene.nodes), server.log(), sep="\n")
         raise
     finally:
-        scene.node.close()
+        scene.close()

@@ -47,14 +47,14 @@ FAIR = Weather()
 
 
 class WebhookProxy:
-    """Serves `url(name)` for each name of `weather`, and passes on to `node`, an address that may change.
+    """Serves `url(name)` for each name of `weather`, and passes on to any of `nodes`, which may change.
 
-    While `node` is None, or does not answer, a delivery gets 502, as from any proxy.
+    While there is none, or the one that was chosen does not answer, a delivery gets 502, as from any proxy.
     """
 
     def __init__(self, weather: dict[str, Weather], chance: random.Random) -> None:
         self.weather = weather
-        self.node: str | None = None
+        self.nodes: list[str] = []
         self.fates: Counter[str] = Counter()
         """How many deliveries met which fate: passed, swallowed, refused, doubled, held, unreachable."""
 
@@ -129,8 +129,8 @@ class WebhookProxy:
 
     async def _pass_on(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> int:
         """The node's status, 502 when there was none."""
-        node = self.node
-        if node is not None:
+        if self.nodes:
+            node = self._chance.choice(self.nodes)
             ask = asyncio.get_running_loop().run_in_executor
             with contextlib.suppress(urllib3.exceptions.HTTPError):
                 answer = await ask(
