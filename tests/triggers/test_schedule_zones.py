@@ -4,6 +4,7 @@ The reference knows nothing of cron: an expression is a predicate on what a cloc
 the stretches of time over which its clocks keep one offset from UTC.
 """
 
+import asyncio
 import bisect
 import math
 from collections.abc import Callable, Iterable
@@ -192,6 +193,7 @@ def test_three_years_of_every_zone_are_as_read_minute_by_minute(case: Case, rule
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("rule", ["eventbridge", "cron"])
 def test_every_quarter_of_an_hour_of_three_years_is_right_in_every_kind_of_zone(rule: ClockChanges) -> None:
     for history, [name, *_] in histories().items():
@@ -209,6 +211,7 @@ async def run_between(
     one moment to the next, and compare what they fired.
     """
     clock = SteppedClock(begin)
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
     engine = Engine(folder, clock)
     await engine.store.start()
     wanted: dict[str, list[float]] = {}
@@ -243,4 +246,6 @@ async def test_nights_around_the_clock_changes_of_every_kind_of_zone_fire_by_the
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 async def test_three_years_of_nights_in_every_zone_fire_by_the_clock(tmp_path: Path) -> None:
-    await run_between(tmp_path, CASES[0], ZONES, BEGIN, END, rules=["eventbridge"])
+    for zone in ZONES:
+        folder = tmp_path / zone.replace("/", ".")
+        await run_between(folder, CASES[8], [zone], BEGIN, END, rules=["eventbridge"])
