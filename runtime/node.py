@@ -10,7 +10,7 @@ import random
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,6 @@ from headrace.runtime.errors import (
     HeadraceError,
     InvalidFunction,
     InvalidSettings,
-    PortInUse,
-    ReadOnlyStorage,
-    StorageFull,
 )
 from headrace.runtime.fault import problem as fault_problem
 from headrace.runtime.intake import Intake
@@ -40,7 +37,8 @@ from headrace.runtime.model.spec import FunctionSpec, LoadError, Manifest
 from headrace.runtime.model.write import Deployed
 from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
-from headrace.runtime.objects.url import credentials_for, open_store, parse_object_url
+from headrace.runtime.objects.url import credentials_for, open_store
+from headrace.runtime.opening import bind, events_token_of, make_folder, open_store_of, server, tokens_of
 from headrace.runtime.pool.context import WorkerConfig
 from headrace.runtime.pool.local import LocalPool
 from headrace.runtime.pool.protocol import Pool, PoolEvents
@@ -52,23 +50,14 @@ from headrace.runtime.settings import Settings
 from headrace.runtime.store.holder import Holder
 from headrace.runtime.store.logs import LogStore
 from headrace.runtime.store.protocol import Store
-from headrace.runtime.store.sqlite import SqliteStore
-from headrace.runtime.store.survey import Survey
 from headrace.runtime.timetable.backfills import Backfills
 from headrace.runtime.timetable.timetable import Timetable
 from headrace.runtime.trigger import Source, Timed, Trigger, TriggerContext
+from headrace.runtime.upkeep import LOGS_LOST, Upkeep
 from headrace.runtime.versions import Versions
 
 THREADS = 8
-FLUSH_S = 0.2
-ROW_BATCH = 500
-"""Rows out of date that one transaction removes, between which the others' turns come."""
-KEY_BATCH = 2_000
-KEY_BATCHES = 200
-"""Expired idempotency keys that are forgotten at once, and how often in a row."""
-COLLECT_S = 3600.0
 CLOCK_BEHIND_S = 1.0
-LOGS_LOST = "what functions printed could not be kept"
 LOADER = "headrace.runtime.loading:load"
 CLIENT = "headrace.runtime.client:worker_client"
 
@@ -138,7 +127,6 @@ class Node:
         self._server: Any = None
         self._served: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._logs_dirty = False
         self._announced = False
         self._joined = False
         self._begun_at = self.clock.now()
@@ -156,7 +144,7 @@ class Node:
         settings = self.settings
         if fault_problem:
             raise InvalidSettings(fault_problem, "Unset it, unless this node is under test.")
-        listener = _bind(settings.host, settings.port) if self._listen else None
+        listener = bind(settings.host, settings.port) if self._listen else None
         try:
             await self._open(listener)
         except BaseException:
@@ -167,10 +155,10 @@ class Node:
 
     async def _open(self, listener: socket.socket | None) -> None:
         settings = self.settings
-        _make_folder(settings.data)
+        make_folder(settings.data)
         self._holder = holder = Holder(settings.data / "node.lock")
         await holder.take()
-        open_it = self._parts.store or partial(_open_store, settings.store)
+        open_it = self._parts.store or partial(open_store_of, settings.store)
         self._store = store = open_it(self.clock)
         self._membership = membership = Membership(
             store,
@@ -186,7 +174,8 @@ class Node:
             self._go_on_from(await store.latest())
         self.ids = Ids(self.clock.now, node=await membership.join())
         self._joined = True
-        tokens = self._tokens()
+        self.secret = secrets.token_urlsafe(24)
+        tokens = tokens_of(settings, self.secret)
         if listener is not None:
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
@@ -244,6 +233,17 @@ class Node:
         )
         self.logs = LogStore(settings.data / "logs")
         await self.in_thread(self.logs.start)
+        self._upkeep = Upkeep(
+            store,
+            self.objects,
+            logs=self.logs,
+            versions=self.versions,
+            kept=settings.kept,
+            clock=self.clock,
+            wall=self.wall,
+            in_thread=self.in_thread,
+            report=self._report,
+        )
         tickets = Tickets(await self.in_thread(shared_secret, self.objects))
         self._build_api(tokens, tickets)
         if listener is not None:
@@ -258,7 +258,8 @@ class Node:
         await membership.beat(self.dispatcher)
         self._lease = asyncio.get_running_loop().create_task(membership.keep(self.dispatcher))
         self._lease.add_done_callback(self._reap)
-        for work in (self._flush_logs(), self._expire(), self._collect(), self.backfills.run()):
+        upkeep = self._upkeep
+        for work in (upkeep.flush_logs(), upkeep.expire(), upkeep.collect(), self.backfills.run()):
             self._spawn(work)
         if store.shared:
             self._spawn(
@@ -570,45 +571,6 @@ class Node:
 
     # ---- the API ----
 
-    def _tokens(self) -> list[Any]:
-        """The configured tokens, or the one in DATA/token, which the first start writes; and one for this
-        process's own.
-        """
-        from headrace.runtime.api.access import SCOPES, Token
-
-        self.secret = secrets.token_urlsafe(24)
-        own = Token("node", self.secret, SCOPES)
-        if self.settings.tokens:
-            return [
-                own,
-                *(Token(t.name, t.secret.get_secret_value(), t.scopes) for t in self.settings.tokens),
-            ]
-        path = self.settings.data / "token"
-        try:
-            if not path.exists():
-                _write_secret(path, secrets.token_urlsafe(32) + "\n")
-            text = path.read_text().strip()
-        except OSError as error:
-            raise ReadOnlyStorage(str(path)) from error
-        if not text:
-            raise InvalidSettings(f"{path} is empty", "Remove it: the next start writes a new token.")
-        return [own, Token("data", text, SCOPES)]
-
-    def _events_token(self) -> str:
-        """The secret for an object store: of a token that may do nothing else, if there is one; empty where
-        none can be named, because the settings hold their hashes only.
-        """
-        able = [
-            token
-            for token in self.settings.tokens
-            if token.scopes & {"events", "admin"}
-            and not token.secret.get_secret_value().startswith("sha256:")
-        ]
-        if able:
-            least = min(able, key=lambda token: ("admin" in token.scopes, len(token.scopes)))
-            return least.secret.get_secret_value()
-        return (self.settings.data / "token").read_text().strip() if not self.settings.tokens else ""
-
     def _build_api(self, tokens: list[Any], tickets: Tickets) -> None:
         from headrace.runtime.api.access import Access
         from headrace.runtime.api.app import Application
@@ -649,7 +611,7 @@ class Node:
             health=self._health,
             report=self._report,
             notifications=self._notifications,
-            events_token=self._events_token,
+            events_token=partial(events_token_of, settings),
             objects_url=settings.objects,
             limits=Limits(
                 sync_body_bytes=settings.body_bytes_sync,
@@ -693,7 +655,7 @@ class Node:
             ws="none",
         )
         self._watching = asyncio.get_running_loop().create_task(front.run())
-        self._server = _Server(config)
+        self._server = server(config)
         self._served = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
 
     def _why_unready(self) -> str | None:
@@ -731,19 +693,9 @@ class Node:
 
     def _on_output(self, spec: FunctionSpec, id: int, attempt: int, outcome: Outcome, now: float) -> None:
         self.logs.append(id, attempt, spec.name, now, outcome.output, outcome.output_bytes, outcome.kind)
-        self._logs_dirty = True
+        self._upkeep.logs_dirty = True
         if self._echo is not None:
             self._echo(spec.name, show_id(id), outcome)
-
-    async def _flush_logs(self) -> None:
-        while True:
-            await self.clock.sleep(FLUSH_S)
-            if self._logs_dirty:
-                self._logs_dirty = False
-                try:
-                    await self.in_thread(self.logs.flush)
-                except HeadraceError as error:
-                    self._report(LOGS_LOST, {"error": str(error)})
 
     async def _control(self) -> None:
         """Do what operators, or functions, told other nodes."""
@@ -752,47 +704,6 @@ class Node:
     def _on_moment(self, moment: float) -> None:
         """What time it is for all nodes of the store."""
         self.clock.follow(moment)
-
-    async def _expire(self) -> None:
-        kept = self.settings.kept
-        while True:
-            await self.clock.sleep(kept.every_s)
-            assert self._store is not None
-            now = self.clock.now()
-            try:
-                removed = ROW_BATCH
-                while removed >= ROW_BATCH:
-                    batch = await self._store.expire(
-                        succeeded_before=now - kept.succeeded_s,
-                        dead_before=now - kept.dead_s,
-                        keep=kept.succeeded_rows,
-                        limit=ROW_BATCH,
-                    )
-                    removed = batch.count
-                    for ref in batch.refs:
-                        await self.in_thread(self.objects.delete, *parse_object_url(ref))
-                await self.versions.collect(before=now - max(kept.succeeded_s, kept.dead_s), now=now)
-                for _ in range(KEY_BATCHES):
-                    if await self._store.expire_keys(before=now, limit=KEY_BATCH) < KEY_BATCH:
-                        break
-                await self.in_thread(self.logs.expire, before=now - kept.logs_s, bytes_max=kept.logs_bytes)
-            except HeadraceError as error:
-                self._report("what is out of date could not be removed", {"error": str(error)})
-
-    async def _collect(self) -> None:
-        """Remove the objects of the system bucket that no row names: lost attempts leave them."""
-        while True:
-            await self.clock.sleep(COLLECT_S)
-            assert self._store is not None
-            try:
-                survey = Survey(self._store, self.objects, in_thread=self.in_thread)
-                # The earlier of both: an object is dated by the wall clock, and a jump must not make it old.
-                removed = await survey.collect(now=min(self.wall.now(), self.clock.now()))
-            except HeadraceError as error:
-                self._report("objects without a row could not be removed", {"error": str(error)})
-            else:
-                if removed:
-                    _log.info("objects without a row were removed", objects=removed)
 
     def _report(self, message: str, details: Mapping[str, Any]) -> None:
         _log.error(message, **dict(details))
@@ -811,83 +722,3 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._report("the node's upkeep failed", {"error": f"{type(error).__name__}: {error}"})
-
-
-def _server_class() -> type[Any]:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """uvicorn's server, without its own signal handlers: the node has them."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    return Server
-
-
-def _Server(config: Any) -> Any:
-    return _server_class()(config)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises PortInUse, or InvalidSettings for an address that is not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        if error.errno in (98, 48):
-            raise PortInUse(host, port) from None
-        raise InvalidSettings(
-            f"cannot listen on {host}:{port}: {error.strerror}", "Check --host and --port."
-        ) from None
-    listener.setblocking(False)
-    return listener
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InvalidSettings(f"{path} is not a folder", "Name another with --data.") from None
-    except OSError as error:
-        if error.errno == 28:
-            raise StorageFull(str(path)) from None
-        raise ReadOnlyStorage(str(path)) from None
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Write a small file that only its owner may read; after a power cut it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _open_store(store: str, clock: Clock) -> Store:
-    """The store behind a setting: a SQLite file, or a PostgreSQL database."""
-    kind, mark, _ = store.partition("://")
-    if not mark:
-        return SqliteStore(Path(store), clock=clock)
-    if kind not in ("postgresql", "postgres"):
-        raise InvalidSettings(
-            f"the store {kind}:// is not supported", "Give the path of a SQLite file, or postgresql://…"
-        )
-    try:
-        from headrace.runtime.store.postgres.store import PostgresStore
-    except ImportError as error:
-        raise InvalidSettings(
-            f"PostgreSQL needs a package that is not installed ({error})", "pip install 'headrace[postgres]'"
-        ) from None
-    return PostgresStore(store, clock=clock)

@@ -118,13 +118,14 @@ class Connecting:
         targets, events = await services.in_thread(
             set_rules, rules, bucket, asked.targets, removals=asked.removals or self._wants_removals(bucket)
         )
-        if all(target.webhook is not None for target in targets):
-            delivered = await self._probe(bucket, expected=len(targets), wait_s=asked.wait_s)
-            for target in targets:
+        present = [target for target in targets if target.webhook is not None]
+        if present:
+            delivered = await self._probe(bucket, expected=len(present), wait_s=asked.wait_s)
+            for target in present:
                 target.delivered = target.name in delivered
             # Endpoints that somebody wrote need not name their targets: then the number of deliveries tells.
-            unnamed = [name for name in delivered if all(name != target.name for target in targets)]
-            left = [target for target in targets if not target.delivered]
+            unnamed = [name for name in delivered if all(name != target.name for target in present)]
+            left = [target for target in present if not target.delivered]
             if len(unnamed) >= len(left):
                 for target in left:
                     target.delivered = True

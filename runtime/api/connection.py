@@ -127,14 +127,14 @@ class Front:
         """Take the time, and end the connections whose time is over."""
         self.now = now = self._clock.monotonic()
         self.date = f"date: {formatdate(self._clock.now(), usegmt=True)}\r\n".encode()
+        paused = [one for one in self.open if one.paused]
+        unsent = sum(one.measure() for one in paused)
         for connection in [one for one in self.open if now > one.deadline or now > one.write_deadline]:
             connection.expire()
-        paused = [one for one in self.open if one.paused]
-        unsent = sum(one.transport.get_write_buffer_size() for one in paused)
         for connection in sorted(paused, key=lambda one: one.write_deadline):
             if unsent <= self.bounds.unsent_bytes:
                 break
-            unsent -= connection.transport.get_write_buffer_size()
+            unsent -= connection.unsent
             connection.transport.abort()
 
 
@@ -168,6 +168,7 @@ class Connection(asyncio.Protocol):
         "paused",
         "server",
         "transport",
+        "unsent",
         "write_deadline",
     )
 
@@ -176,7 +177,7 @@ class Connection(asyncio.Protocol):
         self._bounds = front.bounds
         self._state = state
         self._loop = loop
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None  # the one that is being answered
         self._latest: Exchange | None = None  # the one whose request is being read
         self._pipeline: deque[Exchange] = deque()
@@ -194,6 +195,8 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._drained: asyncio.Future[None] | None = None
         self.paused = False
+        self.unsent = 0
+        """What was still to be taken at the last look, while it is paused."""
         self.deadline = _NEVER
         self.write_deadline = _NEVER
         self.transport: Any = None
@@ -233,6 +236,7 @@ class Connection(asyncio.Protocol):
         for exchange in self._pipeline:
             exchange.done()
         self._pipeline.clear()
+        self._latest = self._parser = None  # which hold this connection in turn
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -269,7 +273,16 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
+        self.unsent = self.transport.get_write_buffer_size()
         self.write_deadline = self._front.now + self._bounds.write_s
+
+    def measure(self) -> int:
+        """How much waits to be taken. Whoever takes some of it has time again."""
+        unsent: int = self.transport.get_write_buffer_size()
+        if unsent < self.unsent:
+            self.write_deadline = self._front.now + self._bounds.write_s
+        self.unsent = unsent
+        return unsent
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -423,6 +436,8 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
             if self._latest is not None:
                 self.deadline = self._front.now + self._bounds.body_s
+            elif self._in_head:
+                self.deadline = self._front.now + self._bounds.head_s
 
     # ---- ending ----
 
@@ -490,11 +505,10 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     def _close(self) -> None:
+        """Close once what was written is taken, which a paused connection's other deadline is for."""
         self._deaf = True
         self.transport.close()
-        self.deadline = (
-            self._front.now + self._bounds.linger_s
-        )  # for a caller who takes nothing of what is written
+        self.deadline = _NEVER if self.paused else self._front.now + self._bounds.write_s
 
 
 class Exchange:

@@ -74,7 +74,7 @@ _PAGE: dict[str, Schema] = {
     "limit": _LIMIT,
     "cursor": {
         "type": "string",
-        "pattern": "^([0-9a-f]{16})?$",
+        "pattern": "^[0-9a-fA-F]{0,16}$",
         "description": "the last page's next_cursor",
     },
 }
@@ -197,6 +197,16 @@ SCHEMAS: dict[str, Schema] = {
     ),
 }
 """Named `headrace.NAME` in the document, so that no user's model can have the same name."""
+
+JOB_INPUT: Schema = {
+    "anyOf": [
+        _ADDRESS,
+        {"type": "array"},
+        _object({"object": _ADDRESS}),
+        _object({"items": {"type": "array"}}),
+    ]
+}
+"""A job's input: an object's address, or its items."""
 
 _KEY_HEADERS: dict[str, Schema] = {
     "Idempotency-Key": {
@@ -379,7 +389,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /v1/jobs": Operation(
         "Submit a job",
         body=_closed(
-            {"function": _TEXT, "input": {"anyOf": [_ADDRESS, {"type": "array"}, {"type": "object"}]}},
+            {"function": _TEXT, "input": JOB_INPUT},
             {"tags": _or_null(_TAGS)},
         ),
         body_required=True,
@@ -512,7 +522,9 @@ OPERATIONS: dict[str, Operation] = {
         "Take a bucket's notifications from this node away", answers={"200": {"type": "object"}}
     ),
     "POST /v1/events/minio": Operation(
-        "Take an object store's notifications", body=_ANYTHING, answers={"200": {}}
+        "Take an object store's notifications",
+        body=_object({"Records": _list({"type": "object"})}),
+        answers={"200": {}},
     ),
     "GET /v1/why/{id}": Operation(
         "What holds an invocation, a job, a schedule or a function",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from headrace.runtime.api.described import FAST, KEY_HEADERS, OPERATIONS, SCHEMAS, Operation
+from headrace.runtime.api.described import FAST, JOB_INPUT, KEY_HEADERS, OPERATIONS, SCHEMAS, Operation
 from headrace.runtime.api.routing import Endpoint as UserEndpoint
 from headrace.runtime.api.routing import RouteTable
 from headrace.runtime.model.spec import FunctionSpec, Manifest
@@ -190,7 +190,8 @@ def _user_operation(endpoint: UserEndpoint, spec: FunctionSpec, schemas: "_Schem
         if name not in placed
     ]
     if endpoint.is_job:
-        job_input = {"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "object"}]}
+        named = {"type": "object", "properties": {"input": JOB_INPUT}, "required": ["input"]}
+        job_input = {"anyOf": [*JOB_INPUT["anyOf"], named]}
         body = {"required": True, "content": {"application/json": {"schema": job_input}}}
     else:
         parameters += [

@@ -141,9 +141,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> set[str]:
-    """The methods that the table has for a path."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods
-    return found
+    """The methods that the table has for a path: those of the first line that means it, and of its like."""
+    meant = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return set().union(*(route.methods for route in meant if route.path == meant[0].path))

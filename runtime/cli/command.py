@@ -36,6 +36,7 @@ COMMANDS = {
     "logs": ("logs:logs", "Show what invocations printed."),
     "buckets": ("buckets:app", "List and make buckets."),
     "objects": ("objects:app", "Put, get and list objects."),
+    "token": ("token:token", "Make a token or a key, and the setting that holds its hash."),
     "config": ("config:config", "Show each setting and where its value came from."),
     "doctor": ("doctor:doctor", "Check this machine, and say what is missing and what to do."),
     "verify": ("verify:verify", "Check that the books balance: nothing accepted is unaccounted for."),

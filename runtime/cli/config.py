@@ -36,5 +36,7 @@ def _plain(value: object) -> object:
 
 def _text(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(f"{item['name']}:{'+'.join(item['scopes'])}" for item in value)
+        return ", ".join(
+            item if isinstance(item, str) else f"{item['name']}:{'+'.join(item['scopes'])}" for item in value
+        )
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,6 @@ repeated word changes nothing.
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,17 +16,18 @@ from headrace.runtime.errors import (
     Duplicate,
     HeadraceError,
     InvalidFunction,
-    NoSuchBucket,
     Retryable,
     UnknownFunction,
     UnknownJob,
     WrongState,
 )
 from headrace.runtime.fault import reach
+from headrace.runtime.jobs.inputs import Inputs
+from headrace.runtime.jobs.publishing import Publisher, shown_input
+from headrace.runtime.jobs.stages import JOB_AGE_S, PLAN_STAGE, Place, Stages, flow_of_job
 from headrace.runtime.model.ids import Ids, read_id, show_id
-from headrace.runtime.model.invocation import Invocation, Outcome, Record, Status
-from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels, stage_width
-from headrace.runtime.model.spec import FunctionSpec
+from headrace.runtime.model.invocation import Outcome, Record, Status
+from headrace.runtime.model.job import ENDED, FAN_IN, LIVE, Job, JobCounts, reduce_levels
 from headrace.runtime.model.write import (
     Applied,
     ChunkDone,
@@ -39,18 +39,13 @@ from headrace.runtime.model.write import (
     Settle,
     Write,
 )
-from headrace.runtime.objects.key import SYSTEM_BUCKET
 from headrace.runtime.objects.protocol import ObjectStore
 from headrace.runtime.objects.url import parse_object_url
 from headrace.runtime.queue.dispatcher import Dispatcher
 from headrace.runtime.queue.matching import tagged
 from headrace.runtime.store.protocol import Store
 
-PLAN_STAGE = -1
-INLINE_RESULT_BYTES = 256 << 10
 RETRY_S = 1.0
-JOB_AGE_S = 366 * 86_400.0
-"""A job's invocations do not expire as events do: a long job's last chunk may rightly wait for days."""
 
 
 class Coordinator:
@@ -76,7 +71,10 @@ class Coordinator:
         self._ids = ids
         self._clock = clock
         self._in_thread = in_thread
+        self._publisher = Publisher(store, objects, in_thread)
+        self._inputs = Inputs(objects, in_thread)
         self._on_error = on_error
+        self._stages = Stages(ids)
         self._busy: set[int] = set()
         self._again: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,7 +89,7 @@ class Coordinator:
         before: int | None = None
         while page := await self._store.jobs(status=LIVE, before=before, limit=500):
             for job in page:
-                self._dispatcher.adopt(_flow(job.id), job.function, limit=job.spec.max_concurrency)
+                self._dispatcher.adopt(flow_of_job(job.id), job.function, limit=job.spec.max_concurrency)
                 self.advance(job.id)
             before = page[-1].id
 
@@ -110,7 +108,7 @@ class Coordinator:
                 return
             job = await self._store.job(id)
             if job is not None and job.status in LIVE:
-                self._dispatcher.adopt(_flow(id), job.function, limit=job.spec.max_concurrency)
+                self._dispatcher.adopt(flow_of_job(id), job.function, limit=job.spec.max_concurrency)
             self.advance(id)
         except HeadraceError as error:
             self._on_error("a job could not be read", {"error": str(error)})
@@ -158,14 +156,14 @@ class Coordinator:
         spec = self._dispatcher.spec(function)
         if spec.job is None:
             raise InvalidFunction(function, "is not a job", "Invoke it: `headrace invoke`.")
-        checked = [await self._checked(function, spec, given) for given in inputs]
+        checked = [await self._inputs.checked(function, spec, given) for given in inputs]
         now = self._clock.now()
         firsts: list[Put] = []
         puts: list[JobPut] = []
         for id, given in zip(ids, checked, strict=True):
-            firsts.append(self._plan_invocation(id, function, spec, given, now=now))
+            firsts.append(self._stages.plan(id, function, spec, given, now=now))
             puts.append(JobPut(id, function, spec.job, dict(given), now, tags, version))
-            self._dispatcher.adopt(_flow(id), function, limit=spec.job.max_concurrency)
+            self._dispatcher.adopt(flow_of_job(id), function, limit=spec.job.max_concurrency)
         await self._dispatcher.accept(firsts, before=[*before, *puts])
         return [show_id(put.id) for put in puts]
 
@@ -214,7 +212,7 @@ class Coordinator:
         stop on this node.
         """
         before: dict[int, JobCounts] = await self._store.job_counts(job.id)
-        stopping = self._dispatcher.running_in(_flow(job.id))
+        stopping = self._dispatcher.running_in(flow_of_job(job.id))
         await self.cancel(show_id(job.id))
         after: dict[int, JobCounts] = await self._store.job_counts(job.id)
         ended = sum(count.cancelled for count in after.values())
@@ -258,7 +256,7 @@ class Coordinator:
         )
         if applied.refused is not None:
             raise applied.refused
-        self._dispatcher.adopt(_flow(job.id), job.function, limit=job.spec.max_concurrency)
+        self._dispatcher.adopt(flow_of_job(job.id), job.function, limit=job.spec.max_concurrency)
         self.advance(job.id)
         return await self.job(id)
 
@@ -269,7 +267,7 @@ class Coordinator:
         now = self._clock.now()
         # A short claim is not written: what the pool holds of the waiting ones is running.
         recorded = sum(count.running for count in counts.values())
-        unwritten = min(max(self._dispatcher.running_in(_flow(job.id)) - recorded, 0), chunks.waiting)
+        unwritten = min(max(self._dispatcher.running_in(flow_of_job(job.id)) - recorded, 0), chunks.waiting)
         begun = job.started_at if job.started_at is not None else job.accepted_at
         elapsed = max((job.ended_at or now) - begun, 1e-6)
         done = chunks.succeeded
@@ -279,7 +277,7 @@ class Coordinator:
             "job_id": show_id(job.id),
             "function": job.function,
             "status": job.status,
-            "input": _shown(job.input),
+            "input": shown_input(job.input),
             "accepted_at": job.accepted_at,
             "started_at": job.started_at,
             "ended_at": job.ended_at,
@@ -328,40 +326,7 @@ class Coordinator:
             settle.error["start"] = msgspec.json.decode(settle.result)["bad_cut"]
             settle.result = b""
             return [settle]
-        place = msgspec.json.decode(invocation.payload, type=_Place)
-        above = invocation.stage + 1
-        if above > place.levels:
-            return [ChunkDone(settle)]
-        parent = invocation.index // FAN_IN
-        width = stage_width(place.chunks, invocation.stage)
-        first = parent * FAN_IN
-        payload: dict[str, Any] = {
-            "stage": "reduce",
-            "job": place.job,
-            "level": above,
-            "index": parent,
-            "chunks": place.chunks,
-            "levels": place.levels,
-            "output": place.output,
-        }
-        if above == place.levels:
-            payload["root"] = True
-        now = self._clock.now()
-        assert invocation.job is not None
-        reduce = Invocation(
-            self._ids.next(),
-            invocation.function,
-            invocation.flow,
-            msgspec.json.encode(payload),
-            now,
-            now,
-            now + JOB_AGE_S,
-            invocation.priority,
-            job=invocation.job,
-            stage=above,
-            index=parent,
-        )
-        return [ChunkDone(settle, (first, min(first + FAN_IN, width) - 1), reduce)]
+        return [self._stages.done(settle, now=self._clock.now())]
 
     def settled(self, writes: Sequence[Write], applied: Sequence[Applied]) -> None:
         """The end is durable: dispatch what it made ready, and look whether the job's next step is due."""
@@ -374,7 +339,7 @@ class Coordinator:
             reach("reduce")
             self._dispatcher.wake(answer.parent.flow, answer.parent.function)
         assert invocation.job is not None
-        place = msgspec.json.decode(invocation.payload, type=_Place)
+        place = msgspec.json.decode(invocation.payload, type=Place)
         last = invocation.stage == PLAN_STAGE or settle.status is not Status.SUCCEEDED
         if last or invocation.stage >= place.levels or invocation.job in self._suspect:
             self.advance(invocation.job)
@@ -469,9 +434,9 @@ class Coordinator:
         if top > 0:
             roots = await self._store.job_parts(id, stage=top, limit=1)
             if roots and roots[0].status is Status.SUCCEEDED:
-                await self._publish(job, roots[0])
+                await self._succeed(job, roots[0])
         else:
-            await self._publish(job, None)
+            await self._succeed(job, None)
 
     async def _unproven(self, job: Job) -> bool:
         """Whether a chunk before the first failed one has not ended: the failed one may then have begun at a
@@ -496,37 +461,8 @@ class Coordinator:
         levels = reduce_levels(chunks) if job.spec.reduce == "tree" else 0
         now = self._clock.now()
         spec = self._dispatcher.spec(job.function)
-        name, flow = job.function, _flow(job.id)
-        shared = {
-            "stage": "map",
-            "job": show_id(job.id),
-            "chunks": chunks,
-            "levels": levels,
-            "output": job.spec.output,
-            "shared": found.get("shared", {}),
-        }
-        invocations = []
-        for index, (start, end, proven) in enumerate(found["ranges"]):
-            payload = {**shared, "index": index, "start": start, "end": end, "proven": proven}
-            if "objects" in found:
-                payload["shared"] = found["objects"][found["places"][index]]
-            if "items" in found:
-                payload["items"] = found["items"][index]
-            invocations.append(
-                Invocation(
-                    self._ids.next(),
-                    name,
-                    flow,
-                    msgspec.json.encode(payload),
-                    now,
-                    now,
-                    now + JOB_AGE_S,
-                    spec.priority,
-                    job=job.id,
-                    stage=0,
-                    index=index,
-                )
-            )
+        name, flow = job.function, flow_of_job(job.id)
+        invocations = self._stages.chunks(job, spec, found, levels=levels, now=now)
         plan = {"size": found.get("size"), "sequential": bool(found.get("sequential")), "chunks": chunks}
         write = JobPlanned(job.id, 0, invocations, levels, plan, planned.invocation.index)
         self._dispatcher.forget_flow(flow)
@@ -547,7 +483,7 @@ class Coordinator:
         if not any((part.error or {}).get("code") == "bad_cut" for part in cancelled):
             return False
         spec = self._dispatcher.spec(job.function)
-        put = self._plan_invocation(
+        put = self._stages.plan(
             job.id,
             job.function,
             spec,
@@ -572,148 +508,23 @@ class Coordinator:
             "children": [],
         }
         if job.spec.reduce == "all":
-            payload["parts"] = await self._list_parts(job)
+            payload["parts"] = await self._publisher.list_parts(job)
         else:
             parts = await self._store.job_parts(job.id, stage=0, limit=2, status=Status.SUCCEEDED)
             payload["children"] = [msgspec.json.decode(part.result or b"null") for part in parts]
-        put = Put(
-            Invocation(
-                self._ids.next(),
-                job.function,
-                _flow(job.id),
-                msgspec.json.encode(payload),
-                now,
-                now,
-                now + JOB_AGE_S,
-                spec.priority,
-                job=job.id,
-                stage=1,
-                index=0,
-            )
-        )
+        put = self._stages.finish(job, spec, payload, now=now)
         await self._dispatcher.accept([put])
 
-    async def _list_parts(self, job: Job) -> str:
-        """Write the list of the chunks' results, in order, one line a chunk, and return its address."""
-        bucket, _, prefix = f"{job.spec.output or SYSTEM_BUCKET + '/jobs'}/".partition("/")
-        key = f"{prefix}{show_id(job.id)}/parts-{secrets.token_hex(4)}.jsonl"
-        lines: list[bytes] = []
-        after = -1
-        while page := await self._store.job_parts(
-            job.id, stage=0, after=after, limit=1000, status=Status.SUCCEEDED
-        ):
-            lines.extend((part.result or b"null") + b"\n" for part in page)
-            after = page[-1].invocation.index
-        await self._in_thread(self._objects.put, bucket, key, b"".join(lines))
-        return f"s3://{bucket}/{key}"
-
-    async def _publish(self, job: Job, root: Record | None) -> None:
-        """Write the result, then the manifest that names the chunks' own results, then end the job."""
-        if root is not None:
-            answer = msgspec.json.decode(root.result or b"{}", type=_Answer)
-        elif job.chunks == 1 and job.spec.reduce is not None:
-            done = await self._store.job_parts(job.id, stage=0, limit=1, status=Status.SUCCEEDED)
-            initial = {"value": job.spec.initial}  # it failed, as tolerated_failures allows
-            data = done[0].result if done and done[0].result else msgspec.json.encode(initial)
-            answer = msgspec.json.decode(data, type=_Answer)
-        elif job.spec.reduce is not None or job.chunks == 0:
-            answer = _Answer(value=msgspec.Raw(msgspec.json.encode(job.spec.initial)))
-        else:
-            answer = _Answer(value=msgspec.Raw(b"null"))
-        ref: str | None = None
-        if answer.value:
-            value = bytes(answer.value)
-        else:
-            value = await self._in_thread(self._objects.get, *parse_object_url(answer.object or ""))
-            ref = answer.object
-        warnings, parts = await self._summary(job)
-        if job.spec.output:
-            bucket, _, prefix = f"{job.spec.output}/".partition("/")
-            folder = f"{prefix}{show_id(job.id)}/"
-            try:
-                await self._write_output(job, bucket, folder, value, parts, warnings)
-            except NoSuchBucket:
-                await self._in_thread(self._objects.make_bucket, bucket)
-                await self._write_output(job, bucket, folder, value, parts, warnings)
-            ref = f"s3://{bucket}/{folder}result.json" if len(value) > INLINE_RESULT_BYTES else None
-        inline = value if len(value) <= INLINE_RESULT_BYTES else None
+    async def _succeed(self, job: Job, root: Record | None) -> None:
+        found = await self._publisher.publish(job, root)
         await self._end(
             job,
             "succeeded",
-            result=inline,
-            result_ref=ref,
+            result=found.result,
+            result_ref=found.result_ref,
             expected=LIVE,
-            notes={"warnings": warnings} if warnings else None,
+            notes={"warnings": found.warnings} if found.warnings else None,
         )
-
-    async def _write_output(
-        self,
-        job: Job,
-        bucket: str,
-        folder: str,
-        value: bytes,
-        parts: list[dict[str, Any]],
-        warnings: list[str],
-    ) -> None:
-        put = self._objects.put
-        await self._in_thread(put, bucket, f"{folder}result.json", value, content_type="application/json")
-        manifest = {
-            "job": show_id(job.id),
-            "function": job.function,
-            "input": _shown(job.input),
-            "result": f"s3://{bucket}/{folder}result.json",
-            "chunks": parts,
-            "warnings": warnings,
-        }
-        await self._in_thread(
-            put,
-            bucket,
-            f"{folder}manifest.json",
-            msgspec.json.encode(manifest),
-            content_type="application/json",
-        )
-
-    async def _summary(self, job: Job) -> tuple[list[str], list[dict[str, Any]]]:
-        """What users should know of the chunks: failed ones, irregular rows; and where each result is."""
-        parts: list[dict[str, Any]] = []
-        short = long = failed = 0
-        place = ""
-        after = -1
-        while page := await self._store.job_parts(job.id, stage=0, after=after, limit=1000):
-            after = page[-1].invocation.index
-            for part in page:
-                item: dict[str, Any] = {"index": part.invocation.index, "status": part.status.name.lower()}
-                if part.status is Status.SUCCEEDED and part.result:
-                    answer = msgspec.json.decode(part.result, type=_Answer)
-                    short, long = short + answer.short_rows, long + answer.long_rows
-                    if answer.irregular and not place:
-                        found = answer.irregular
-                        place = (
-                            f"; the first is at byte {found['offset']:,}: {found['columns']} columns, not "
-                            f"{found['expected']}"
-                        )
-                    if answer.object:
-                        item["object"] = answer.object
-                else:
-                    failed += 1
-                    item["error"] = part.error
-                parts.append(item)
-        warnings = []
-        if short:
-            warnings.append(f"{_rows(short)} too few columns (None where one is missing){place}")
-        if long:
-            warnings.append(
-                f"{_rows(long)} too many columns (kept under the key None){place if not short else ''}"
-            )
-        if failed:
-            warnings.append(
-                f"{failed:,} of {job.chunks:,} chunks failed and are left out, as tolerated_failures allows"
-            )
-        if job.plan.get("sequential"):
-            warnings.append(
-                "the file's quotes are irregular, so it was cut by one sequential pass (slower to plan)"
-            )
-        return warnings, parts
 
     async def _why(self, job: Job, dead: int) -> dict[str, Any]:
         """The error of a failed job: the first failed invocation's, with how many there are."""
@@ -742,7 +553,7 @@ class Coordinator:
         notes: dict[str, Any] | None = None,
     ) -> None:
         now = self._clock.now()
-        flow = _flow(job.id)
+        flow = flow_of_job(job.id)
         if status != "succeeded":
             await self._dispatcher.hand_back(flow)
         moved = JobMoved(job.id, status, expected, now, result, result_ref, error, notes)
@@ -763,120 +574,10 @@ class Coordinator:
 
     def _over(self, id: int) -> None:
         """The job has ended: forget it, and tell those who wait for it."""
-        self._dispatcher.drop_flow(_flow(id))
+        self._dispatcher.drop_flow(flow_of_job(id))
         self._suspect.discard(id)
         event = self._ended.pop(id, None)
         if event is not None:
             event.set()
 
     # ---- inside ----
-
-    async def _checked(self, function: str, spec: FunctionSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The input as it is recorded: the object must be there, and its ETag is kept. The output's bucket is
-        made.
-        """
-        assert spec.job is not None
-        if spec.job.output:
-            bucket = spec.job.output.partition("/")[0]
-            await self._in_thread(self._objects.make_bucket, bucket)
-        if "object" in given:
-            bucket, key = parse_object_url(str(given["object"]))
-            info = await self._in_thread(self._objects.head, bucket, key)
-            return {"object": f"s3://{bucket}/{key}", "etag": info.etag, "size": info.size}
-        if "objects" in given:
-            return await self._checked_objects(function, spec, given["objects"])
-        if spec.job.split.get("kind") != "items":
-            raise InvalidFunction(
-                function, "takes an object as input", "Submit it with --input s3://BUCKET/KEY."
-            )
-        if not isinstance(given.get("items"), list):
-            raise InvalidFunction(function, "takes items or an object as input", 'Send {"items": […]}.')
-        return {"items": given["items"]}
-
-    async def _checked_objects(self, function: str, spec: FunctionSpec, given: Any) -> dict[str, Any]:
-        """The input of a job over several objects, which are pinned to their ETags: a list of
-        `{"bucket", "key", "etag", "size"}`, or the address of an object that holds one. A job over items has
-        them as its items.
-        """
-        assert spec.job is not None
-        of_items = spec.job.split.get("kind") == "items"
-        if isinstance(given, str):
-            bucket, key = parse_object_url(given)
-            info = await self._in_thread(self._objects.head, bucket, key)
-            address = f"s3://{bucket}/{key}"
-            if of_items:
-                return {"object": address, "etag": info.etag, "size": info.size}
-            return {"objects": address, "etag": info.etag}
-        if not isinstance(given, list) or not all(isinstance(one, Mapping) and "key" in one for one in given):
-            raise InvalidFunction(
-                function, "takes objects as a list of their buckets and keys", 'Send {"objects": […]}.'
-            )
-        return {"items": given} if of_items else {"objects": given}
-
-    def _plan_invocation(
-        self,
-        job: int,
-        function: str,
-        spec: FunctionSpec,
-        given: Mapping[str, Any],
-        *,
-        now: float,
-        generation: int = 1,
-        sequential: bool = False,
-    ) -> Put:
-        payload = {
-            "stage": "plan",
-            "job": show_id(job),
-            "input": given,
-            "chunks": 0,
-            "levels": 0,
-            "sequential": sequential,
-            "output": None,
-        }
-        return Put(
-            Invocation(
-                self._ids.next(),
-                function,
-                _flow(job),
-                msgspec.json.encode(payload),
-                now,
-                now,
-                now + JOB_AGE_S,
-                spec.priority,
-                job=job,
-                stage=PLAN_STAGE,
-                index=generation,
-            )
-        )
-
-
-class _Place(msgspec.Struct):
-    """Where an invocation stands in its job, as its payload says."""
-
-    job: str
-    chunks: int
-    levels: int
-    output: str | None = None
-
-
-class _Answer(msgspec.Struct):
-    """What a worker left of one step."""
-
-    value: msgspec.Raw = msgspec.Raw(b"")
-    object: str | None = None
-    short_rows: int = 0
-    long_rows: int = 0
-    irregular: dict[str, int] | None = None
-
-
-def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's input as people are shown it: how many there are of a list."""
-    return {name: len(value) if isinstance(value, list) else value for name, value in given.items()}
-
-
-def _rows(count: int) -> str:
-    return "1 row has" if count == 1 else f"{count:,} rows have"
-
-
-def _flow(job: int) -> str:
-    return f"job:{show_id(job)}"

@@ -78,8 +78,18 @@ class UploadEvent(Event):
         return unquote_plus(str(self.record["s3"]["object"]["key"]))
 
     @property
+    def name(self) -> str:
+        """What happened, as S3 calls it, without `s3:`."""
+        return str(self.record.get("eventName", "")).removeprefix("s3:")
+
+    @property
+    def removed(self) -> bool:
+        """Whether the object has gone, rather than come."""
+        return self.name.startswith("ObjectRemoved")
+
+    @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes; 0 of an object that has gone."""
         return int(self.record["s3"]["object"].get("size", 0))
 
     @property

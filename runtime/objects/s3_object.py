@@ -16,6 +16,9 @@ from headrace.runtime.objects.protocol import ObjectInfo
 
 _SLICE_BYTES = 32 << 10
 _NEVER = "1970-01-01T00:00:00Z"
+PUT_MARK = "x-amz-meta-headrace-put"
+"""The header of a random mark, by which an upload knows its own object again; never shown to callers."""
+
 _META = "x-amz-meta-"
 _UNKNOWN_TYPE = "binary/octet-stream"  # what servers say where none was given
 
@@ -43,7 +46,7 @@ def from_headers(bucket: str, key: str, headers: Mapping[str, str], *, size: int
         {
             name[len(_META) :].lower(): text
             for name, text in headers.items()
-            if name[: len(_META)].lower() == _META
+            if name[: len(_META)].lower() == _META and name.lower() != PUT_MARK
         },
     )
 

@@ -16,14 +16,13 @@ from headrace.runtime.errors import HeadraceError, NoSuchBucket, PreconditionFai
 from headrace.runtime.objects.protocol import ObjectInfo
 from headrace.runtime.objects.s3_connection import Answer, Body, S3Connection
 from headrace.runtime.objects.s3_errors import ConditionalWritesUnsupported, ObjectServerUnavailable
-from headrace.runtime.objects.s3_object import etag_in, from_headers, parse_field
+from headrace.runtime.objects.s3_object import PUT_MARK, etag_in, from_headers, parse_field
 from headrace.runtime.objects.s3_refusal import raise_refusal
 from headrace.runtime.objects.trail import NAME as TRAIL
 from headrace.runtime.objects.trail import present_trail
 
 PART_BYTES = 8 << 20
 _SAME_SIZE_PARTS = 1_000
-_MARK = "x-amz-meta-headrace-put"
 _CONFLICT = "ConditionalRequestConflict"  # Amazon's, when another write of the key was under way
 _CONFLICTS_MAX = 5
 
@@ -181,7 +180,7 @@ class S3Upload:
             if "x-amz-version-id" in answer.headers:
                 said["x-amz-version-id"] = answer.headers["x-amz-version-id"]
             return from_headers(self._bucket, self._key, said, size=self._size)
-        if found is not None and answer.retried and self._mark and head.headers.get(_MARK) == self._mark:
+        if found is not None and answer.retried and self._mark and head.headers.get(PUT_MARK) == self._mark:
             return found
         if not self._condition:
             raise ObjectServerUnavailable(
@@ -197,7 +196,7 @@ class S3Upload:
             headers[f"x-amz-meta-{TRAIL}"] = str(trail)
         if marked:
             self._mark = self._mark or secrets.token_hex(8)
-            headers[_MARK] = self._mark
+            headers[PUT_MARK] = self._mark
         return headers
 
     def _abort(self) -> None:

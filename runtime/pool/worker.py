@@ -26,7 +26,7 @@ from headrace.runtime.errors import FunctionTimeout, HeadraceError, InvalidPaylo
 from headrace.runtime.fault import armed, reach
 from headrace.runtime.model.ids import show_id
 from headrace.runtime.objects.key import SYSTEM_BUCKET
-from headrace.runtime.objects.trail import follow_trail, leave_trail
+from headrace.runtime.objects.trail import EVENT, follow_trail, leave_trail
 from headrace.runtime.pool import capture, limits, process
 from headrace.runtime.pool.code import Entry, Setup, plain_streams, show_log_records
 from headrace.runtime.pool.context import Context, Toolbox, WorkerConfig
@@ -181,7 +181,7 @@ class Worker:
                     if armed:
                         reach("run.before")
                     event = _decode(payload)
-                    if event.__class__ is dict and "Records" in event:
+                    if event.__class__ is dict and ("Records" in event or EVENT in event):
                         follow_trail(event, function)
                     value = entry(event, context)
                     if value.__class__ in _NOT_YET:

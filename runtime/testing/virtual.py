@@ -20,10 +20,10 @@ STEPS = 20
 UPKEEP = (
     "Dispatcher._mark_long",
     "Membership.keep",
-    "Node._collect",
-    "Node._expire",
-    "Node._flush_logs",
     "SetSource._tick",
+    "Upkeep.collect",
+    "Upkeep.expire",
+    "Upkeep.flush_logs",
     "UploadSource._tick",
 )
 """Coroutines whose tasks are upkeep from the first."""

@@ -401,6 +401,29 @@ async def test_a_caller_who_takes_nothing_of_an_answer_is_dropped(place: Place) 
     await place.until(lambda: not place.front.open)
 
 
+async def test_a_slow_caller_who_takes_some_now_and_then_gets_all_of_it(place: Place) -> None:
+    caller = await connect(place)
+    caller.get("/large", b"connection: close\r\n")
+    taken = len((await caller.reader.readuntil(b"\r\n\r\n"))[:0])
+    async with asyncio.timeout(PATIENCE_S):
+        while taken < 32 << 20:
+            taken += len(await caller.reader.readexactly(4 << 20))
+            await place.until(lambda: not place.front.open or caller.reader._buffer)  # type: ignore[attr-defined]
+            await place.later(45)
+    assert await caller.ended() == b""
+
+
+async def test_half_a_request_behind_a_whole_one_is_not_waited_for_for_ever(place: Place) -> None:
+    caller = await connect(place)
+    caller.say(b"GET /wait HTTP/1.1\r\n", HOST, b"\r\n", b"GET /b HTTP/1.1\r\n", HOST, b"\r\nGET /c HT")
+    await place.until(lambda: place.calls)
+    place.gate.set()
+    for path in ("/wait", "/b"):
+        assert json.loads((await caller.answer())[2])[0] == path
+    await place.later(11)
+    assert (await caller.answer())[0] == 408
+
+
 async def test_a_body_that_nobody_asks_for_is_not_read(place: Place) -> None:
     """Neither is what comes with a second request while the first is being answered."""
     caller = await connect(place)

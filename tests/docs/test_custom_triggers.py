@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 from pages import GUIDE, blocks
 
+from headrace.runtime import trigger as protocol
 from headrace.runtime.errors import InvalidFunction, StorageFull
 from headrace.runtime.testing import ManualClock
+from headrace.runtime.trigger import TriggerContext
 from tests.serving import ROOT, Serving, wait_until
 from tests.triggers.trigger_bench import DEADLINE_S, Engine
 
@@ -85,6 +88,15 @@ def test_the_page_shows_the_example_as_it_is() -> None:
 
     assert MODULE.read_text(encoding="utf-8") in blocks(page, "py")
     assert (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8") in blocks(page, "toml")
+
+
+def test_the_page_names_all_that_a_source_gets_and_all_that_a_trigger_may_be() -> None:
+    page = (GUIDE / "custom-triggers.md").read_text(encoding="utf-8")
+    optional = [name for name, kind in vars(protocol).items() if getattr(kind, "_is_runtime_protocol", False)]
+
+    assert optional
+    missing = [n for n in (*TriggerContext.__struct_fields__, *optional) if not re.search(rf"`{n}\b", page)]
+    assert missing == []
 
 
 def test_the_example_uses_the_protocol_and_the_floor_only() -> None:

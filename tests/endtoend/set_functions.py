@@ -36,6 +36,13 @@ def pair(event: UploadSetEvent) -> int:
     return event.count
 
 
+@app.on(UploadSet("loop", pattern="{name}/*", complete=Count(1), late="fire", max_hops=2, existing="run"))
+@app.function
+def again(event: UploadSetEvent, context: Context) -> int:
+    context.objects.put(event.bucket, f"{event.set}/{event['detail']['number']}", b"more")
+    return event.count
+
+
 @app.function
 def told(event: Any) -> str:
     return str(event["responsePayload"]["code"])

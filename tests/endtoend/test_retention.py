@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.runtime.node import ROW_BATCH
+from headrace.runtime.upkeep import ROW_BATCH
 from tests.serving import Serving, wait_until
 
 CODE = Path(__file__).with_name("plain_functions.py")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -120,6 +121,17 @@ def test_a_caller_who_takes_no_stream_gets_all_pieces_as_a_list(node: Serving) -
         {"data": {"n": 2}},
     ]
     assert node.client.submit("flow.text").result(timeout=20) == ["one, ", "zwö"]
+
+
+def test_many_short_streams_at_once_are_not_mixed_up(node: Serving) -> None:
+    def call(n: int) -> bool:
+        if n % 3 == 0:
+            return bool(node.client.invoke("flow.plain", {"n": n}) == n + 1)
+        with Caller(node, f"/rows?n={n}") as answer:
+            return answer.status == 200 and [json.loads(line)["n"] for line in answer] == list(range(n))
+
+    with ThreadPoolExecutor(12) as threads:
+        assert all(threads.map(call, range(300)))
 
 
 # ---- nothing heaps up ----

@@ -83,6 +83,15 @@ def test_a_job_over_items_gets_the_files_and_later_the_late_ones(node: Serving) 
     assert job_of(node, "sets.album", 2)["result"] == 7
 
 
+def test_a_function_that_writes_into_its_own_set_is_stopped(node: Serving) -> None:
+    drop(node, "loop", "x/0")
+    [dead] = ended(node, "sets.again", status="dead")
+
+    assert dead["error"]["code"] == "upload_loop"
+    assert "sets.again" in dead["error"]["message"]
+    assert len(ended(node, "sets.again")) == 3
+
+
 def test_a_set_whose_time_is_up_is_a_dead_letter_and_a_failed_job(node: Serving) -> None:
     drop(node, "slow", "d1/a")
     [dead] = ended(node, "sets.pair", status="dead")
@@ -93,7 +102,8 @@ def test_a_set_whose_time_is_up_is_a_dead_letter_and_a_failed_job(node: Serving)
     assert "1 of 2 files" in dead["error"]["message"]
     assert told["result"] == "set_incomplete"
     assert (job["status"], job["error"]["code"]) == ("failed", "set_incomplete")
-    assert [one["invocation_id"] for one in node.client.dead_letters()] == [dead["invocation_id"]]
+    letters = node.client.dead_letters(function="sets.pair")
+    assert [one["invocation_id"] for one in letters] == [dead["invocation_id"]]
     node.client.redrive(dead["invocation_id"])
     [again] = ended(node, "sets.pair")
     assert again["result"] == 1

@@ -14,7 +14,7 @@ from tests.serving import Serving, run_command, wait_until
 
 CODE = Path(__file__).with_name("set_functions.py")
 TOKEN = "secret-of-the-webhooks"
-BUCKETS = ("days", "images", "slow", "tables")
+BUCKETS = ("days", "images", "loop", "slow", "tables")
 NAMES = ["2026-01-31", "a b+c", "100%", "ünï", "x=1&y", "q'\"q"]
 pytestmark = [pytest.mark.service, pytest.mark.timeout(90)]
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -98,3 +99,12 @@ def test_a_payload_gets_the_helpers_of_its_kind(payload: object, kind: type) -> 
     found = as_event(payload)
     assert type(found) is kind
     assert found == payload
+
+
+def test_an_upload_event_says_what_happened() -> None:
+    facts: dict[str, Any] = {"size": 1, "etag": "e", "sequencer": "1", "time": "2026-01-01T00:00:00.000Z"}
+    came = UploadEvent.of("b", "k", **facts)
+    gone = UploadEvent.of("b", "k", name="s3:ObjectRemoved:Delete", **facts)
+
+    assert (came.name, came.removed) == ("ObjectCreated:Put", False)
+    assert (gone.name, gone.removed) == ("ObjectRemoved:Delete", True)

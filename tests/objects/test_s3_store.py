@@ -180,6 +180,7 @@ def test_a_conditional_put_whose_answer_is_lost_is_known_to_have_won(
     proxy.plan += ["lose"] * lost
     won = behind.put(bucket, "k", b"mine", if_none_match=True)
     assert (won.size, behind.get(bucket, "k")) == (4, b"mine")
+    assert not behind.head(bucket, "k").metadata  # what it was known by is not shown
     proxy.plan += ["lose"] * lost
     assert behind.put(bucket, "k", b"mine again", if_match=won.etag).size == 10
     assert behind.get(bucket, "k") == b"mine again"

@@ -32,7 +32,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([("put", "a.txt"), ("crash", None), ("put", "a.txt"), ("advance", 40.0), ("restart", None)])
 @example([("lose", 1), ("put", "a.txt"), ("idle", None), ("put", "a.txt"), ("store", 0), ("advance", 301.0)])
 @example([("put", "a.txt"), ("idle", None), ("delete", "a.txt"), ("restart", None), ("put", "a.txt")])

@@ -139,7 +139,7 @@ def test_what_counts_as_upkeep_is_there() -> None:
     homes = {
         "Dispatcher": "headrace.runtime.queue.dispatcher",
         "Membership": "headrace.runtime.queue.membership",
-        "Node": "headrace.runtime.node",
+        "Upkeep": "headrace.runtime.upkeep",
         "SetSource": "headrace.triggers.uploadset.source",
         "UploadSource": "headrace.triggers.upload.source",
         "Window": "headrace.runtime.queue.window",

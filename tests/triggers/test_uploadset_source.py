@@ -329,6 +329,38 @@ async def test_sets_from_before_the_trigger_are_passed_over(
     assert [UploadSetEvent(event).set for event in engine.events] == ["d2"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "complete", "keys"),
+    [
+        ("{day}-*.csv", Count(2), ["d1-a.csv", "d1-b.csv", "d2-a.csv"]),
+        ("{day}/*.csv", Marker("done/{day}"), ["d1/a.csv", "d2/a.csv", "done/d1"]),
+        ("{day}/*.csv", Marker("_SUCCESS"), ["d1/_SUCCESS", "d1/a.csv", "d2/a.csv"]),
+        ("*/{day}.csv", Count(2), ["x/d1.csv", "x/d2.csv", "y/d1.csv"]),
+    ],
+)
+async def test_wherever_the_files_of_a_set_lie_it_is_passed_over_once(
+    engine: Engine,
+    start: Start,
+    pattern: str,
+    complete: Any,
+    keys: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(engine, *keys)
+    trigger = UploadSet("inbox", pattern=pattern, complete=complete)
+    source = await start(trigger)
+    await idle(source)
+    assert (await engine.wait_report("are skipped"))["count"] == 1
+    await source.stop()
+    engine.reports.clear()
+    other = UploadSet("inbox", pattern=pattern, complete=complete, late="fire")
+    monkeypatch.setattr(UploadSet, "definition", "another one")
+    await idle(await start(other))
+
+    assert engine.events == []
+    assert not [message for message, _ in engine.reports if "are skipped" in message]
+
+
 async def test_sets_from_before_the_trigger_run_when_that_is_asked_for(engine: Engine, start: Start) -> None:
     put(engine, "d1/a.csv", "d1/b.csv", "d2/a.csv")
     await start(days(Count(2), existing="run"))

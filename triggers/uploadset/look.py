@@ -37,14 +37,15 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of a set, and what had been `remembered` of it just before.
 
     `arriving` are objects that may still be written, or whose arrival is not recorded yet: neither the facts
-    nor the fingerprint have them. `too_many` says that it has more than FILES_MAX files, of which the facts
-    have the first.
+    nor the fingerprint have them. `newest` are the last objects that came. `too_many` says that it has more
+    than FILES_MAX files, of which the facts have the first.
     """
 
     remembered: Remembered
     facts: Facts
     fingerprint: str
     arriving: Sequence[ObjectInfo] = ()
+    newest: Sequence[ObjectInfo] = ()
     too_many: bool = False
 
     @property

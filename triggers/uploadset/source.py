@@ -20,14 +20,14 @@ from headrace.runtime.errors import (
     HeadraceError,
     LateFiles,
     NoSuchBucket,
-    NoSuchObject,
     Retryable,
     SetIncomplete,
 )
 from headrace.runtime.fault import reach
 from headrace.runtime.model.event import UploadSetEvent
-from headrace.runtime.model.write import CursorMoved
+from headrace.runtime.model.write import CursorMoved, Seen
 from headrace.runtime.objects.protocol import ObjectInfo
+from headrace.runtime.objects.trail import EVENT, Trail, UploadLoop
 from headrace.runtime.trigger import TriggerContext
 from headrace.triggers.upload.arrival import Arrival, seen
 from headrace.triggers.upload.open import open_source
@@ -35,7 +35,6 @@ from headrace.triggers.upload.report import Reports
 from headrace.triggers.uploadset.condition import (
     FILES_MAX,
     Facts,
-    Named,
     Quiet,
     SetFile,
     Verdict,
@@ -50,9 +49,9 @@ from headrace.triggers.uploadset.decision import (
     quiet_s,
 )
 from headrace.triggers.uploadset.event import Telling, described, event_of, fitting
+from headrace.triggers.uploadset.listing import SetListing
 from headrace.triggers.uploadset.look import Fingerprint, Look
 from headrace.triggers.uploadset.memory import LIST_KEPT_S, Memories, Remembered
-from headrace.triggers.uploadset.names import MANIFEST_BYTES_MAX, BadManifest, read_manifest
 from headrace.triggers.uploadset.trigger import UploadSet
 
 FILE_REST_S = 50e-6
@@ -63,10 +62,14 @@ FEW = 4
 """So many keys are asked of the ledger one by one; more of them are paged through."""
 
 AT_ONCE = 16
+SETS_PAGE = 100
 WANTED_MAX = 16_384
 JUDGED_MAX = 16_384
 SCAN_SETS_MAX = 100_000
 """Sets that one pass of a scan compares; with more of them, several passes take a part each."""
+
+TRAIL_FILES = 8
+"""How many of a set's newest files are asked by whom they were written."""
 
 SETTLED_S = 2.0
 _CLEAN_S = 86_400.0
@@ -86,6 +89,7 @@ class SetSource:
         self._reports = Reports(context, trigger.bucket)
         self._memories = Memories(context, trigger.bucket)
         self._members = open_source(trigger.members, context, self)
+        self._listing = SetListing(trigger, context.objects, self._members.wants)
         self._begun = False
         self._wanted: dict[str, float] = {}  # name: when to look at it (monotonic)
         self._order: list[tuple[float, str]] = []  # a heap of the same, with some that are out of date
@@ -153,9 +157,7 @@ class SetSource:
             return
         passed = 0
         if self._trigger.existing == "skip":
-            for name in await context.in_thread(self._names):
-                with contextlib.suppress(Duplicate):  # another node did it, or the set is known already
-                    passed += await self._pass_over(name)
+            passed = await self._pass_over()
         reach("cursor.before")
         await context.accept([], [CursorMoved(cursor, definition)])
         reach("cursor.after")
@@ -163,25 +165,47 @@ class SetSource:
         if passed:
             self._reports.tell("sets that were complete before the trigger are skipped", count=passed)
 
-    async def _pass_over(self, name: str) -> bool:
-        remembered = await self._memories.read(name)
-        if remembered.memory is not None:
-            return False
-        infos, too_many = await self._context.in_thread(self._list, name)
+    async def _pass_over(self) -> int:
+        """Remember the sets that are complete, without an event; how many were not known before."""
+        passed, found, rows = 0, self._listing.sets(), list[Seen]()
+        while (one := await self._context.in_thread(next, found, None)) is not None:
+            row = await self._closed(*one)
+            if row is not None:
+                rows.append(row)
+            if len(rows) >= SETS_PAGE:
+                passed += await self._record_closed(rows)
+                rows.clear()
+        return passed + await self._record_closed(rows)
+
+    async def _closed(self, name: str, infos: Sequence[ObjectInfo]) -> Seen | None:
+        """The memory of a set that is passed over; None if it is not."""
         now = self._context.clock.now()
         newest = max((info.modified_at for info in infos), default=now)
-        if too_many or now - newest < SETTLED_S:
-            return False  # somebody is at it
-        facts = await self._context.in_thread(self._facts, name, infos, now - newest)
-        look = Look(remembered=remembered, facts=facts, fingerprint=_fingerprint(infos))
-        verdict = self._trigger.complete.judge(look.facts, self._trigger.marker_keys(name))
-        decision = decide(None, look.fingerprint, verdict, policy=self._policy, now=now, is_old=True)
+        if now - newest < SETTLED_S:
+            return None  # somebody is at it
+        facts = await self._context.in_thread(self._listing.facts, name, infos, now - newest)
+        seen_now, remembered = _fingerprint(infos), Remembered(name)
+        verdict = self._trigger.complete.judge(facts, self._trigger.marker_keys(name))
+        decision = decide(None, seen_now, verdict, policy=self._policy, now=now, is_old=True)
         if decision.action is not Action.CLOSE:
-            return False
+            return None
         assert decision.memory is not None
+        look = Look(remembered=remembered, facts=facts, fingerprint=seen_now)
         memory = await self._with_known(name, decision.memory, look)
-        await self._context.accept([], [self._memories.write(remembered, memory, len(look.facts.files))])
-        return True
+        return self._memories.write(remembered, memory, len(facts.files))
+
+    async def _record_closed(self, rows: Sequence[Seen]) -> int:
+        if not rows:
+            return 0
+        try:
+            await self._context.accept([], rows)
+        except Duplicate:
+            # One of them is remembered already, by this node or another, and that refused them all.
+            half = len(rows) // 2
+            return (
+                await self._record_closed(rows[:half]) + await self._record_closed(rows[half:]) if half else 0
+            )
+        return len(rows)
 
     # ---- which sets to look at, and when ----
 
@@ -363,9 +387,15 @@ class SetSource:
                 files, kind = late, UploadSetEvent.LATE
         memory = await self._with_known(name, memory, look)
         event = await self._event(name, memory, kind, files, verdict)
+        trail: Trail = await context.in_thread(self._listing.trail, look.newest)
+        event[EVENT] = {"hops": trail.hops, "functions": trail.functions}
         writes = [self._memories.write(remembered, memory, len(look.facts.files))]
         reach("set.before")
-        if kind == UploadSetEvent.INCOMPLETE and self._policy.incomplete is Incomplete.DEAD:
+        if trail.hops > self._trigger.max_hops:
+            loop = UploadLoop(f"the set {name!r}", trail.hops, trail.then(context.function.name).functions)
+            error = {"code": loop.code, "message": str(loop), "hint": loop.hint, "final": True}
+            await context.bury(event, error, writes)
+        elif kind == UploadSetEvent.INCOMPLETE and self._policy.incomplete is Incomplete.DEAD:
             message = f"the set {name!r} of {self._bucket} was not complete in time: {verdict.why}"
             await context.bury(event, {"code": SetIncomplete.code, "message": message}, writes)
         elif kind == UploadSetEvent.LATE and self._policy.late is Late.DEAD:
@@ -417,7 +447,7 @@ class SetSource:
         """
         context = self._context
         remembered = await self._memories.read(name)
-        infos, too_many = await context.in_thread(self._list, name)
+        infos, too_many = await context.in_thread(self._listing.of, name)
         if not infos:
             return Look(remembered=remembered, facts=Facts(), fingerprint="")
         recorded = await self._recorded(infos)
@@ -429,9 +459,10 @@ class SetSource:
         arriving = [info for info in infos if recorded.get(info.key) != (info.etag, info.size)]
         fingerprint = _fingerprint(whole)
         quiet = quiet_s(remembered.memory, fingerprint, context.clock.now())
-        facts = await context.in_thread(self._facts, name, whole, quiet)
+        facts = await context.in_thread(self._listing.facts, name, whole, quiet)
+        newest = heapq.nlargest(TRAIL_FILES, whole, key=lambda info: info.modified_at)
         return Look(remembered=remembered, facts=facts, fingerprint=fingerprint, arriving=arriving,
-                    too_many=too_many)  # fmt: skip
+                    newest=newest, too_many=too_many)  # fmt: skip
 
     async def _recorded(self, infos: Sequence[ObjectInfo]) -> dict[str, tuple[str, int]]:
         """ETag and size of the ledger's rows for these keys, which ascend."""
@@ -455,67 +486,6 @@ class SetSource:
                 break
             after = rows[-1].key
         return found
-
-    # ---- in threads: what blocks ----
-
-    def _list(self, name: str) -> tuple[list[ObjectInfo], bool]:
-        """All objects of a set by key, markers and manifests too; and whether it has too many."""
-        trigger, objects = self._trigger, self._context.objects
-        beginning = trigger.pattern.beginning(trigger.values(name))
-        found: dict[str, ObjectInfo] = {}
-        for key in trigger.marker_keys(name).values():
-            with contextlib.suppress(NoSuchObject):
-                found[key] = objects.head(self._bucket, key)
-        markers = len(found)
-        for info in objects.iterate(self._bucket, beginning):
-            place = None if not self._members.wants(info) else trigger.place(info.key)
-            if place is None or place.name != name or place.is_marker:
-                continue
-            if len(found) - markers >= FILES_MAX:
-                return sorted(found.values(), key=lambda info: info.key), True
-            found[info.key] = info
-        return sorted(found.values(), key=lambda info: info.key), False
-
-    def _names(self) -> list[str]:
-        """The names of all sets in the bucket; none if there is no bucket."""
-        trigger, names = self._trigger, dict[str, None]()
-        with contextlib.suppress(NoSuchBucket):
-            for info in self._context.objects.iterate(self._bucket, trigger.members.prefix):
-                place = None if not self._members.wants(info) else trigger.place(info.key)
-                if place is not None:
-                    names[place.name] = None
-        return list(names)
-
-    def _facts(self, name: str, infos: Sequence[ObjectInfo], quiet: float) -> Facts:
-        """What is known of a set that consists of these objects."""
-        trigger = self._trigger
-        files: list[SetFile] = []
-        markers: set[str] = set()
-        for info in infos:
-            place = trigger.place(info.key)
-            if place is not None and place.is_marker:
-                markers.add(info.key)
-            else:
-                files.append(SetFile(info.key, info.etag, info.size, info.version_id))
-        manifests: dict[str, Sequence[Named]] = {}
-        unread: dict[str, str] = {}
-        sizes = {info.key: info.size for info in infos}
-        for key in trigger.manifest_keys(name):
-            if key not in markers:
-                continue
-            try:
-                if sizes[key] > MANIFEST_BYTES_MAX:
-                    raise BadManifest(f"it has {sizes[key]:,} bytes; at most {MANIFEST_BYTES_MAX:,} are read")
-                data = self._context.objects.get(self._bucket, key)
-                folder = key[: key.rfind("/") + 1]
-                manifests[key] = read_manifest(data, bucket=self._bucket, folder=folder)
-            except BadManifest as error:
-                unread[key] = str(error)
-            except NoSuchObject:
-                markers.discard(key)
-        return Facts(
-            files=files, markers=frozenset(markers), manifests=manifests, unread=unread, quiet_s=quiet
-        )
 
     # ---- scans ----
 

@@ -11,7 +11,7 @@ import msgspec
 from headrace.runtime.errors import InvalidFunction, InvalidSettings
 from headrace.runtime.model.size import read_duration
 from headrace.runtime.trigger import Options, Route, Source, TriggerContext
-from headrace.triggers.upload.trigger import Upload
+from headrace.triggers.upload.trigger import HOPS_MAX, Upload
 from headrace.triggers.uploadset.condition import (
     Condition,
     Manifest,
@@ -47,6 +47,8 @@ class UploadSet:
             waits; None waits for ever.
         incomplete: what becomes of a set whose time is up: `dead` makes it a dead letter, `fire` calls the
             function with what is there.
+        max_hops: as for `Upload`: how many times in a row a set may come of what a function wrote on account
+            of the one before.
         existing: `skip` passes over the sets that were complete before the trigger first started, `run` does
             not.
         name: the trigger's identity beside its function; by default its place among the function's sets.
@@ -72,6 +74,7 @@ class UploadSet:
         late: str = "ignore",
         timeout: float | str | None = None,
         incomplete: str = "dead",
+        max_hops: int = HOPS_MAX,
         existing: str = "skip",
         name: str | None = None,
     ) -> None:
@@ -89,6 +92,9 @@ class UploadSet:
         self.complete = complete
         self.late = self._choice(late, Late, "late")
         self.incomplete = self._choice(incomplete, Incomplete, "incomplete")
+        if not isinstance(max_hops, int) or isinstance(max_hops, bool) or not 0 <= max_hops <= 1_000_000:
+            raise self._invalid(f"max_hops is {max_hops!r}", "Use a whole number from 0 to 1,000,000.")
+        self.max_hops = max_hops
         self.existing = existing
         if existing not in ("skip", "run"):
             raise self._invalid(f"existing is {existing!r}", 'Use "skip" or "run".')
@@ -115,6 +121,7 @@ class UploadSet:
             "incomplete": "dead",
             "existing": "skip",
         }
+        defaults["max_hops"] = HOPS_MAX
         defaults["by"] = list(self.pattern.names)
         fields = {name: value for name, value in self.fields().items() if value != defaults.get(name)}
         del fields["bucket"], fields["complete"]
@@ -136,6 +143,7 @@ class UploadSet:
             "late": self.late.value,
             "timeout": self.timeout_s,
             "incomplete": self.incomplete.value,
+            "max_hops": self.max_hops,
             "existing": self.existing,
             "name": self.name,
         }
@@ -149,6 +157,13 @@ class UploadSet:
     def definition(self) -> str:
         """What makes its sets what they are, as canonical text; another one makes other sets."""
         return msgspec.json.encode([self.bucket, self.pattern.text, list(self.by)]).decode()
+
+    @property
+    def has_folders(self) -> bool:
+        """Whether all that a set has lies in a folder of its own, so that a listing has it in one piece."""
+        folder = self.pattern.folder()
+        is_own = set(KeyPattern(folder, self._shown).names) == set(self.by) and bool(self.by)
+        return is_own and all(marker.text.startswith(folder) for marker in self.markers.values())
 
     @property
     def policy(self) -> Policy:
