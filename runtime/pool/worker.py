@@ -73,12 +73,12 @@ class _StorageAway(RetryAfter):
     is nobody's failure: the function waits a little and no attempt is spent.
     """
 
-    def __init__(self, why: Retryable) -> None:
+    def __init__(self, why: str) -> None:
         super().__init__(_STORAGE_PAUSE_S)
-        self.why = str(why)
+        self.args = (why,)
 
     def __str__(self) -> str:
-        return self.why
+        return str(self.args[0])
 
 
 class Worker:
@@ -311,7 +311,7 @@ class Worker:
         try:
             return self._tools.objects.get(bucket, key)
         except Retryable as error:
-            raise _StorageAway(error) from error
+            raise _StorageAway(str(error)) from error
 
     def _store_result(self, data: bytes, invocation_id: int, attempt: int) -> tuple[bytes, str | None]:
         """A large result's place: the object store where there is one, else the frame."""
@@ -323,7 +323,7 @@ class Worker:
         try:
             self._tools.objects.put(SYSTEM_BUCKET, key, data)
         except Retryable as error:
-            raise _StorageAway(error) from error
+            raise _StorageAway(str(error)) from error
         return b"", f"s3://{SYSTEM_BUCKET}/{key}"
 
     def _finish(self, value: Any, seq: int, credit: int) -> Any:

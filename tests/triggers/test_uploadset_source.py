@@ -144,6 +144,7 @@ async def test_a_manifest_that_cannot_be_read_holds_its_set_until_it_is_replaced
     source = await start(days(Manifest("manifest.json")))
     put(engine, "d1/a.csv")
     put(engine, "d1/manifest.json", data=b"{half")
+    assert "not JSON" in str((await engine.wait_report("a manifest cannot be used"))["why"])
     await idle(source)
     assert engine.events == []
     put(engine, "d1/manifest.json", data=b"[]")

@@ -334,7 +334,9 @@ class SetSource:
         decision = decide(memory, look.fingerprint, verdict, policy=self._policy, now=now)
         if decision.action is not Action.NOTHING:
             await self._act(remembered, look, verdict, decision)
-        self._judged.pop(name, None)
+        if self._judged.pop(name, None) != look.fingerprint:
+            for key, why in look.facts.unread.items():
+                self._reports.tell("a manifest cannot be used; its set waits", key=key, why=why, set=name)
         self._judged[name] = look.fingerprint
         if len(self._judged) > JUDGED_MAX:
             del self._judged[next(iter(self._judged))]
