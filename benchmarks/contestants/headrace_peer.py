@@ -11,6 +11,7 @@ import os
 import sqlite3
 import sys
 import time
+import urllib.request
 
 import benchlib as bl
 
@@ -120,6 +121,14 @@ def served(cfg):
 def _answers(url):
     try:
         return bl.http_json(f"{url}/", {"name": "x"}) == {"greeting": "hello x"}
+    except OSError:
+        return False
+
+
+def _ready(url):
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+            return answer.status == 200
     except OSError:
         return False
 
@@ -289,6 +298,9 @@ def w5_minio(cfg):
     }
     with bl.running([command], log, **environment) as [process]:
         bl.wait_port(cfg.minio_hook, proc=process)
+        while not _ready(f"http://127.0.0.1:{cfg.minio_hook}"):
+            bl.check(process.poll() is None, "the node ended before it was ready")
+            time.sleep(0.02)
         return w5lib.measure(cfg, "HEADRACE" if cfg.name.endswith("immediate") else "HEADRACE HEADRACEQ")
 
 
