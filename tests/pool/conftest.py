@@ -102,12 +102,15 @@ class Bench:
         await self.until(lambda: any(running == token for running, _ in self.pool.running()))
 
 
+SERVERS = ("postgres", "minio", "versitygw")
+
+
 def processes() -> list[psutil.Process]:
-    """This process's living descendants, but for a database that other tests of this process started."""
+    """This process's living descendants, but for the servers that other tests of this process started."""
     found = []
     for one in psutil.Process().children(recursive=True):
         try:
-            if one.status() != psutil.STATUS_ZOMBIE and one.name() != "postgres":
+            if one.status() != psutil.STATUS_ZOMBIE and one.name() not in SERVERS:
                 found.append(one)
         except psutil.NoSuchProcess:
             continue
