@@ -68,6 +68,12 @@ class TimedOut(BaseException):
     ended."""
 
 
+LOOK_S = 0.00025
+"""How long a worker looks for the next item before it sleeps, see `Worker._next`."""
+
+_MAY_LOOK = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
+
+
 class _StorageAway(RetryAfter):
     """What an item needs of the object store, for its payload or its result, is not to be had just now. That
     is nobody's failure: the function waits a little and no attempt is spent.
@@ -119,6 +125,7 @@ class Worker:
         self._reader = FrameReader()
         self._heard: deque[list[Any]] = deque()  # what the node has sent and is still to be run
         self._pump: Pump | None = None
+        self._brisk = False
 
     def run(self) -> NoReturn:
         """Serve until the node closes the socket, then end the process."""
@@ -131,15 +138,18 @@ class Worker:
             while heard:
                 reach("start")
                 self._flushed_at = time.monotonic()
-                for function, timeout_s, memory_bytes, credit, items in heard.popleft():
+                groups = heard.popleft()
+                for function, timeout_s, memory_bytes, credit, items in groups:
                     self._run_group(function, timeout_s, memory_bytes, credit, items)
+                if self._brisk and (len(groups) > 1 or len(groups[0][4]) > 1):
+                    self._brisk = False  # more than one caller: what is next waits already
                 if self._count:
                     self._flush()
 
     def _hear(self, wait: bool) -> None:
         """Take in what the node has sent: work, which is run in its turn, or credit for what streams now."""
         try:
-            data = self._wire.recv(_RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+            data = self._next() if wait else self._wire.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         if not data:
@@ -149,6 +159,24 @@ class Worker:
                 self._heard.append(message)
             elif self._pump is not None and message["seq"] == self._page.words[BEGUN]:
                 self._pump.credit += message["credit"]
+
+    def _next(self) -> bytes:
+        """What comes next, however long that takes.
+
+        While items come one by one and quickly, from a caller who waits for each, it is looked for before
+        this process sleeps: to be woken takes longer than all else on the way.
+        """
+        receive, monotonic = self._wire.recv, time.monotonic
+        began = monotonic()
+        if self._brisk:
+            while monotonic() - began < LOOK_S:
+                try:
+                    return receive(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    os.sched_yield()
+        data = receive(_RECEIVE_BYTES)
+        self._brisk = _MAY_LOOK and monotonic() - began < 2 * LOOK_S
+        return data
 
     def _run_group(
         self, function: str, timeout_s: float, memory_bytes: int, credit: int, items: list[Any]
