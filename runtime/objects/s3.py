@@ -39,6 +39,7 @@ from headrace.runtime.objects.key import (
 from headrace.runtime.objects.protocol import LINK_S, LINK_S_MAX, LIST_LIMIT_MAX, ObjectInfo
 from headrace.runtime.objects.s3_connection import RETRIES, SILENCE_S, Answer, S3Connection
 from headrace.runtime.objects.s3_endpoint import S3Endpoint
+from headrace.runtime.objects.s3_errors import ObjectServerRefuses
 from headrace.runtime.objects.s3_listing import PAGE_MAX, objects_in_order
 from headrace.runtime.objects.s3_object import from_headers, parse_buckets, parse_page, parse_tags
 from headrace.runtime.objects.s3_reader import S3Reader
@@ -209,6 +210,17 @@ class S3Store:
                 raise_refusal(self.connection, bucket, key, answer)
             except NoSuchObject:
                 return
+            except ObjectServerRefuses:
+                # Servers over file systems refuse it for a folder that holds something, a marker or none.
+                if not key.endswith("/") or self._holds(bucket, key):
+                    raise
+
+    def _holds(self, bucket: str, key: str) -> bool:
+        try:
+            self.head(bucket, key)
+        except NoSuchObject:
+            return False
+        return True
 
     def list(
         self, bucket: str, *, prefix: str = "", after: str = "", limit: int = 1000

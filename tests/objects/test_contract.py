@@ -216,6 +216,16 @@ def test_a_stream_reads_lines(store: ObjectStore) -> None:
         assert list(stream) == [b"two\n", b"three"]
 
 
+def test_deleting_what_looks_like_a_folder_and_never_was_an_object_changes_nothing(
+    store: ObjectStore,
+) -> None:
+    store.put("data", "a/b", b"x")
+
+    store.delete("data", "a/")
+
+    assert store.get("data", "a/b") == b"x"
+
+
 def test_an_open_stream_outlives_an_overwrite_and_a_deletion_unmixed(store: ObjectStore) -> None:
     store.put("data", "k", b"a" * 1_000_000)
     with store.open("data", "k") as stream:
